@@ -1,0 +1,40 @@
+# What a new machine needs is Python 3.11 or later, pip and make; the first target that needs more installs it in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all check bench ui clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+run: .venv/ready ## the main job: learn on Latin and Greek letters, read Armenian and Georgian ones
+	$(BIN)/bilevel run search_spaces/alphabets_maml.py
+
+test: .venv/ready ## format, lint, types, floors, and the tests (under 15 minutes on 2 cores)
+	$(MAKE) check
+	$(BIN)/pytest -m 'not slow'
+
+test-all: .venv/ready ## with the tests that take minutes each
+	$(BIN)/pytest
+
+check: .venv/ready ## format, lint, strict types, import floors
+	$(BIN)/ruff format --check platform search_spaces tests
+	$(BIN)/ruff check platform search_spaces tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/ready ## speed, side by side with learn2learn, higher and TorchOpt (installs them under .bench)
+	$(BIN)/python tests/benchmarks/speed.py
+
+ui: .venv/ready ## the MLflow dashboard of ./runs on http://127.0.0.1:5000
+	$(BIN)/bilevel ui
+
+clean: ## remove what was installed and built here (not the runs)
+	rm -rf .venv .bench build dist

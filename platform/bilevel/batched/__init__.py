@@ -1,0 +1,7 @@
+"""How does one module compute for many tasks at once, each with weights of its own, exactly and fast?"""
+
+from bilevel.batched.network import Network
+from bilevel.batched.tensors import Statistics, Unsupported
+from bilevel.batched.verification import Verdict, verify
+
+__all__ = ["Network", "Statistics", "Unsupported", "Verdict", "verify"]

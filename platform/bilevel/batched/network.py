@@ -1,0 +1,169 @@
+"""How does a module become a pure function of weights and inputs over a batch of tasks?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel.batched import layers, loop
+from bilevel.batched import functions as functions  # enters the rules
+from bilevel.batched.modes import changed
+from bilevel.batched.tensors import Call, PerTask, Statistics, Unsupported, current
+from bilevel.episodes import Key
+from bilevel.errors import BadInput
+
+
+class Network:
+    """A module as a pure function of weights and inputs over a batch of tasks, each task with weights of its own.
+
+    Values, first and second derivatives are those of the module run on one task after another; `verify` shows whether
+    that holds for a given module. Buffers and parameters with `requires_grad=False` are constants. Batch normalization
+    uses the statistics of the batch at hand (or those given by `use`), never running ones, which are never updated.
+
+    Args:
+        module: the structure; the values of its trainable parameters are only used by `start`.
+        batched: False computes one task after another with torch's own layers (the loop).
+    """
+
+    module: nn.Module
+    batched: bool
+    normalizes: bool
+    """Whether a sample's output depends on the other samples of the batch (batch normalization)."""
+
+    def __init__(self, module: nn.Module, *, batched: bool = True) -> None:
+        self.module = module
+        self.batched = batched
+        self.normalizes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+    def start(self) -> dict[str, Tensor]:
+        """The module's trainable parameters by name, detached copies; tied ones once, under their first name."""
+        return {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def spread(self, start: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
+        """`start` {name: [*shape]} as the weights of every task, {name: [tasks, *shape]}; differentiable, no copies.
+
+        Any expanded tensors serve; these lie in memory as the convolutions want them, which saves time.
+        """
+        kernels = {
+            f"{name}.weight" if name else "weight"
+            for name, part in self.module.named_modules()
+            if isinstance(part, nn.Conv2d) and self.batched
+        }
+        return {
+            name: (value.contiguous(memory_format=torch.channels_last) if name in kernels else value).expand(
+                tasks, *value.shape
+            )
+            for name, value in start.items()
+        }
+
+    def __call__(
+        self,
+        weights: dict[str, Tensor],
+        x: Tensor,
+        *,
+        training: bool = True,
+        keys: Sequence[Key] | None = None,
+        record: Statistics | None = None,
+        use: Statistics | None = None,
+    ) -> Tensor:
+        """Outputs [tasks, samples, ...] for `x` [tasks, samples, ...] and `weights` {name: [tasks, *shape]}.
+
+        Args:
+            weights: as named by `start`.
+            x: inputs of each task.
+            training: False turns dropout off.
+            keys: one a task; dropout masks are functions of them alone. Needed where dropout is at work.
+            record: filled with the statistics that batch normalization used.
+            use: statistics, recorded earlier, that batch normalization uses instead of the batch's own.
+
+        Raises:
+            BadInput: weights do not fit; dropout without keys; batch normalization over a single value.
+        """
+        tasks = x.shape[0]
+        if keys is not None and len(keys) != tasks:
+            raise BadInput(f"{len(keys)} keys for {tasks} tasks; give one key a task")
+        call = Call(tasks, training, keys, record, use)
+        if not self.batched:
+            return loop.forward(self.module, weights, x, call)
+        token = current.set(call)
+        try:
+            with self._filled(weights, tasks), self._layers(training):
+                out = self.module(PerTask(x))
+        finally:
+            current.reset(token)
+        if isinstance(out, PerTask):
+            return out.inner
+        if not isinstance(out, Tensor):
+            raise Unsupported(f"the network returns a {type(out).__name__}, not one tensor")
+        return out.expand(tasks, *out.shape)
+
+    def adapted(self, weights: dict[str, Tensor], statistics: Statistics | None = None) -> nn.Module:
+        """Plain torch: a copy of the module with the weights of one task, in eval mode, on the weights' device.
+
+        With `statistics` (of one task, see `Statistics.task`) batch normalization uses them, so that one query at a
+        time gives the same answer as all at once; without, it uses the statistics of the batch at hand.
+
+        Args:
+            weights: {name: [*shape]}, no axis of tasks.
+            statistics: {layer: [channels]}, or None.
+        """
+        module = copy.deepcopy(self.module)
+        if weights:
+            module.to(device=next(iter(weights.values())).device)
+        parameters = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
+        for name, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._NormBase):
+                given = statistics is not None and isinstance(part, nn.modules.batchnorm._BatchNorm)
+                part.track_running_stats = given
+                part.running_mean = part.running_var = part.num_batches_tracked = None
+                if given and statistics is not None:
+                    part.running_mean = statistics.mean[name].detach().clone().flatten()
+                    part.running_var = statistics.var[name].detach().clone().flatten()
+        return module.eval()
+
+    @contextmanager
+    def _filled(self, weights: dict[str, Tensor], tasks: int) -> Iterator[None]:
+        """Within, the trainable parameters, at all their places, are the given weights."""
+        places: list[tuple[dict[str, Any], str, Any]] = []
+        names: dict[int, str] = {}
+        try:
+            for prefix, part in self.module.named_modules():
+                for local, parameter in part._parameters.items():
+                    if parameter is None or not parameter.requires_grad:
+                        continue
+                    name = names.setdefault(id(parameter), f"{prefix}.{local}" if prefix else local)
+                    value = weights.get(name)
+                    if value is None or value.shape[0] != tasks or value.shape[1:] != parameter.shape:
+                        shape = None if value is None else tuple(value.shape)
+                        raise BadInput(
+                            f"weight '{name}' is {shape}, wanted {(tasks, *parameter.shape)}: [tasks, *shape of the start]"
+                        )
+                    places.append((part._parameters, local, parameter))
+                    part._parameters[local] = PerTask(value)  # type: ignore[assignment]
+            yield
+        finally:
+            for table, local, parameter in reversed(places):
+                table[local] = parameter
+
+    @contextmanager
+    def _layers(self, training: bool) -> Iterator[None]:
+        """Within, layers that have a rule of their own follow it, and the module is in the mode asked for."""
+        with changed(self.module, training, _own_forward):
+            yield
+
+
+def _own_forward(name: str, part: nn.Module) -> Callable[..., Any] | None:
+    """The rule of a layer over many tasks, if it has one."""
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return layers.batch_normalization(name, part)
+    if isinstance(part, nn.GRU | nn.LSTM | nn.RNN):
+        return layers.recurrent(part)
+    return None

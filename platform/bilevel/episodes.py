@@ -1,0 +1,119 @@
+"""What is an episode (support, query), and which random numbers are its own (keys)?"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.errors import BadInput
+
+Split = Literal["train", "valid", "test"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A place in the tree of random numbers; the same key gives the same numbers anywhere, at any time.
+
+    Built on `numpy.random.SeedSequence`: children are independent of each other and of their parent.
+    """
+
+    path: tuple[int, ...]
+
+    def child(self, *parts: int | str) -> Key:
+        """The key below this one for `parts` (integers ≥ 0, or words)."""
+        return Key(self.path + tuple(zlib.crc32(p.encode()) if isinstance(p, str) else p for p in parts))
+
+    def numpy(self) -> np.random.Generator:
+        """A fresh numpy generator, the same at every call."""
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.path)))
+
+    def integer(self) -> int:
+        """63 bits that stand for this key where a library wants one integer seed."""
+        return int(np.random.SeedSequence(self.path).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def torch(self) -> torch.Generator:
+        """A fresh CPU generator of torch, the same at every call."""
+        return torch.Generator().manual_seed(self.integer())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Labelled samples of one task, or of many tasks with one more leading axis.
+
+    Shapes: `x` [samples, *shape]; `y` [samples] int64 for classes, [samples, outputs] float32 for regression;
+    `mask` [samples] bool, False where a sample only pads a ragged task, or None where all count.
+    """
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task, to be learned from `support` and judged on `query`; the engine looks into neither."""
+
+    support: Any
+    query: Any
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Standardised features and labels, kept with the model: `x` and `y` in the user's units, inside in ours.
+
+    Shapes: `x_mean`, `x_std` [features]; `y_mean`, `y_std` numbers (0 and 1 for classes).
+    """
+
+    x_mean: tuple[float, ...]
+    x_std: tuple[float, ...]
+    y_mean: float = 0.0
+    y_std: float = 1.0
+
+    def encode_x(self, x: Tensor) -> Tensor:
+        """[..., features] in the user's units to ours (float32)."""
+        mean, std = torch.tensor(self.x_mean, dtype=torch.float64), torch.tensor(self.x_std, dtype=torch.float64)
+        return ((x.double() - mean) / std).float()
+
+    def encode_y(self, y: Tensor) -> Tensor:
+        """Labels in the user's units to ours (float32)."""
+        return ((y.double() - self.y_mean) / self.y_std).float()
+
+    def decode_y(self, y: Tensor) -> Tensor:
+        """Predictions in our units to the user's."""
+        return y * self.y_std + self.y_mean
+
+
+class Tasks(Protocol):
+    """A distribution over tasks: any object with this one method, a pure function of its arguments.
+
+    `episode("train", key)` draws one task; classes (or groups) of different splits are disjoint. Episodes of one
+    distribution have the same shapes; ragged ones are padded and masked (`Batch.mask`).
+
+    A distribution may also have, each optional:
+    - `scaling: Scaling | None`: units of features and labels; then metrics such as `mae` are given in the user's units;
+    - `cluster(split, key) -> int`: which group an episode comes from; intervals are then clustered by it;
+    - `check() -> None`: raises BadInput or MissingData before anything starts.
+    """
+
+    def episode(self, split: Split, key: Key) -> Episode:
+        """One task of the split, decided by the key alone."""
+        ...
+
+
+def stack(episodes: list[Episode]) -> Episode:
+    """Episodes side by side: every tensor gets a leading axis [episodes, ...].
+
+    Raises:
+        BadInput: episodes of one batch differ in shape.
+    """
+    try:
+        stacked: Episode = trees.stack(episodes)
+    except ValueError as error:
+        raise BadInput(f"episodes of one batch differ: {error}; pad them and set Batch.mask") from error
+    return stacked

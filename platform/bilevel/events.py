@@ -1,0 +1,211 @@
+"""What is asked, computed, reported and ended: the vocabulary that the rooms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from bilevel.episodes import Key
+
+T = TypeVar("T")
+Metrics = Mapping[str, float]
+Tree = dict[str, Any]
+"""Nested dicts of tensors and JSON values."""
+
+
+# -- what an objective yields ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an objective says after a step: its metrics, and the state that it could go on from.
+
+    `state` is a tree of tensors and JSON values; the driver writes it to a checkpoint when it sees fit. Tensors in it
+    must not be changed in place afterwards.
+    """
+
+    step: int
+    metrics: Metrics
+    state: Tree | None = None
+
+
+@dataclass(frozen=True)
+class Units:
+    """Work that an objective wants spread: `work(shared, item)` for each item, results in the order of `items`.
+
+    `work` is pure, picklable and the same object from step to step (it travels once); `shared` is a tree of tensors
+    that travels once per `Units`; an item is small, picklable and its `str` names it to the user. Results are trees.
+    """
+
+    work: Callable[[Tree, Any], Tree]
+    shared: Tree
+    items: tuple[Any, ...]
+
+
+# -- what an executor answers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """All units of a ticket are computed; `results` in the order of the items."""
+
+    ticket: int
+    results: list[Tree]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A unit of the ticket raised, or killed its worker too often; the rest of the ticket is dropped."""
+
+    ticket: int
+    unit: str
+    reason: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A worker died, froze or was replaced; nothing was lost. `kind`: died, frozen, error of the node, ..."""
+
+    kind: str
+    detail: str
+
+
+# -- what the journal holds, besides Fault -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first line of a journal: which study this is a run of."""
+
+    study: str
+    run_id: str
+    metric: str
+    minimize: bool
+    seed: int
+    format: int = 1
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A driver went to work: `code` is the SHA-256 of the study's sources, `hardware` the class that bits depend on."""
+
+    workers: int | None
+    code: str
+    versions: Mapping[str, str]
+    hardware: str
+    git: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial begins: its configuration by dotted path."""
+
+    trial: int
+    config: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One step of a trial, written once; `units` is the digest (8 hex digits) of each unit's result since the last."""
+
+    trial: int
+    step: int
+    metrics: Metrics
+    units: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint is complete on disk: the SHA-256 of its manifest."""
+
+    trial: int
+    step: int
+    manifest: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial's fate: `completed`, `stopped` or `failed`; `learned` is the SHA-256 of what it learned."""
+
+    trial: int
+    state: str
+    step: int
+    objective: float | None
+    reason: str | None = None
+    learned: str | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The study's end and its result, as `run --json` prints it."""
+
+    status: str
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A driver left in good order before the end; the run can be resumed."""
+
+    reason: str
+
+
+Event = Started | Opened | Asked | Reported | Kept | Ended | Finished | Interrupted | Fault
+
+
+class Executor(Protocol):
+    """Carries units out. Only the driver calls it, from one thread.
+
+    The results of a ticket do not depend on the number of workers, on their deaths or on the order of completion.
+    """
+
+    @property
+    def alive(self) -> int:
+        """Workers ready now (0: computed in this process)."""
+        ...
+
+    def submit(self, ticket: int, units: Units) -> None:
+        """Take the units of a ticket on; returns at once."""
+        ...
+
+    def poll(self, timeout: float) -> list[Done | Lost | Fault]:
+        """What has happened, waiting at most `timeout` seconds for the first of it."""
+        ...
+
+    def close(self) -> None:
+        """End what was started; nothing stays running."""
+        ...
+
+
+# -- what an objective is given ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """One attempt at one trial, as its objective sees it."""
+
+    seed: int
+    """An integer that is this trial's own, a function of the study's seed and the trial's number."""
+    trial: int
+    key: Key
+    """The study's key; the trial's own randomness is below `key.child("trial", trial)`."""
+    state: Tree | None = None
+    """What to go on from: the last state kept, or None at the start."""
+    sink: Callable[[Report], bool] | None = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def report(self, step: int, metrics: Metrics, state: Tree | None = None) -> bool:
+        """For code built on callbacks: the same as yielding `Report`. True: stop now."""
+        if self.sink is None:
+            raise RuntimeError("run.report works only while the study runs this objective")
+        return self.sink(Report(step, metrics, state))
+
+    def cache(self, key: Any, build: Callable[[], T]) -> T:
+        """`build()`, or what it gave earlier on this worker under the same key (data that is dear to load)."""
+        if key not in self.kept:
+            self.kept[key] = build()
+        value: T = self.kept[key]
+        return value

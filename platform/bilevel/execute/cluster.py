@@ -1,0 +1,249 @@
+"""Which Ray cluster is used, what can it hold, and what is left of it when we go?"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bilevel.errors import BadInput, ClusterFailed
+from bilevel.execute import guard
+
+# Read when Ray is imported, or by the processes that it starts; a user's own values win.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning per worker without a GPU
+
+import ray
+import ray._private.ray_constants
+import ray._private.worker
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """The process that ends the cluster's, known by `mark`, should this one be killed."""
+
+    mark: str
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def post(cls) -> _Guard:
+        mark = uuid.uuid4().hex
+        # A session of its own: Ctrl-C at the terminal is not for it.
+        arguments = [sys.executable, "-I", "-S", guard.__file__, mark]
+        return cls(mark, subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True))
+
+    def dismiss(self) -> None:
+        """End what is left of the cluster (a stopped worker never hears that it should go), then the guard."""
+        guard.end(self.mark, grace=2.0)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+REACH = 3.0
+"""Seconds for the head of a cluster to accept a connection."""
+START = 2
+"""Attempts to start a local cluster: Ray gives its raylet 30 s to register, which a loaded machine can miss."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray that this process is connected to, by us or not; with a guard if it was started here."""
+
+    joined: bool = False
+    guard: _Guard | None = None
+
+    def workers(self, cpus: int, gpus: float) -> int:
+        """How many workers of `cpus` CPUs and `gpus` GPUs fit on the nodes that live now, were they empty."""
+        return sum(_fitting(node, cpus, gpus) for node in _nodes())
+
+    def check(self, gpus: float) -> None:
+        """Refuse what no node can ever hold.
+
+        Raises:
+            BadInput: a worker asks for more GPUs than any node has.
+        """
+        most = max((node.get("GPU", 0.0) for node in _nodes()), default=0.0)
+        if gpus > most:
+            raise BadInput(
+                f"no node has {gpus:g} GPUs ({self.has()}); ask for at most {most:g} with --gpus-per-worker"
+                f" or use a cluster that has them (--address)"
+            )
+
+    def has(self) -> str:
+        """What there is, for a message."""
+        nodes = _nodes()
+        cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+        free = ray.available_resources()
+        plural = "node" if len(nodes) == 1 else "nodes"
+        return (
+            f"the cluster has {len(nodes)} {plural}, {cpus:g} CPUs ({free.get('CPU', 0):g} free),"
+            f" {gpus:g} GPUs ({free.get('GPU', 0):g} free)"
+        )
+
+    def close(self) -> None:
+        """End a cluster that we started, every process of it; leave one that we joined; let any other alone."""
+        if self.joined:
+            ray.shutdown()
+            ray._private.worker._worker_logs_enabled = True
+        if self.guard is not None:
+            self.guard.dismiss()
+
+
+def connect(address: str | None, workers: int | None, threads: int) -> Cluster:
+    """The Ray that this process already uses, or the one at `address` or $RAY_ADDRESS, or a new one on this machine.
+
+    Raises:
+        BadInput: nothing answers at the address.
+        ClusterFailed: no local cluster came up.
+    """
+    if ray.is_initialized():
+        return Cluster()
+    address = address or os.environ.get("RAY_ADDRESS")
+    ray._private.worker._worker_logs_enabled = False  # else "a worker died" goes to stdout, which is for results
+    if address:
+        _attach(address)
+        return Cluster(joined=True)
+    return _start(workers, threads)
+
+
+def by_value(code: Sequence[str]) -> None:
+    """Let modules below the directories `code` travel inside of pickles: a worker elsewhere has no copy of them.
+
+    Installed packages, the standard library and this library stay as they are: workers have those.
+    """
+    roots = [Path(directory).resolve() for directory in code]
+    if not roots:
+        return
+    for module in list(sys.modules.values()):
+        if _users(module) and any(Path(str(module.__file__)).resolve().is_relative_to(root) for root in roots):
+            ray.cloudpickle.register_pickle_by_value(module)
+
+
+def _users(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    name = getattr(module, "__name__", "")
+    if not isinstance(file, str) or name not in sys.modules or name.partition(".")[0] in {"bilevel", "__main__"}:
+        return False
+    parts = Path(file).parts
+    installed = "site-packages" in parts or "dist-packages" in parts
+    return not installed and name.partition(".")[0] not in sys.stdlib_module_names
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _fitting(node: dict[str, float], cpus: int, gpus: float) -> int:
+    """Fractions do not add up across GPUs: three workers with 0.4 of a GPU need two."""
+    fitting = int(node.get("CPU", 0.0) // cpus)
+    if gpus >= 1:
+        return min(fitting, int(node.get("GPU", 0.0) // gpus))
+    if gpus > 0:
+        return min(fitting, int(node.get("GPU", 0.0)) * int(1 / gpus + 1e-9))
+    return fitting
+
+
+# -- an existing cluster -----------------------------------------------------------------------------------------------
+
+
+def _attach(address: str) -> None:
+    cure = (
+        "start one with `ray start --head`, or leave --address out; a cluster with tokens needs RAY_AUTH_MODE=token"
+        " and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    )
+    if "://" in address:
+        raise BadInput(f"address {address!r}: give the head's own host:port (6379 unless set), no scheme")
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+        except OSError as error:
+            raise BadInput(f"no Ray cluster at {address} ({error}); {cure}") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise BadInput(f"no Ray cluster could be joined at {address} ({reason}); {cure}") from error
+
+
+# -- a cluster of our own ----------------------------------------------------------------------------------------------
+
+
+def _start(workers: int | None, threads: int) -> Cluster:
+    posted = _Guard.post()
+    options: dict[str, Any] = {
+        "address": "local",
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.CRITICAL,
+        "_system_config": {"task_events_report_interval_ms": 0},  # events are for a dashboard
+        **_memory(),
+    }
+    if workers is not None:
+        options["num_cpus"] = max(workers * threads, os.cpu_count() or 1)
+    # On the loopback interface alone, whatever other networks this machine is in. The variable that says so would be
+    # read when Ray is imported, by this process too, which may use a cluster elsewhere next.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+    marked = {guard.MARK: posted.mark, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    try:
+        for attempt in range(1, START + 1):
+            try:
+                with _environment(marked):
+                    ray.init(**options)
+                break
+            except Exception as error:  # Ray raises a bare one when its 30 s have passed
+                ray.shutdown()
+                guard.end(posted.mark)
+                reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                if attempt == START:
+                    raise ClusterFailed(
+                        f"no Ray cluster could be started on this machine ({reason}); --workers 0 needs none"
+                    ) from error
+    except BaseException:
+        posted.dismiss()
+        raise
+    finally:
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = True
+    _protect_token()
+    return Cluster(joined=True, guard=posted)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Within: `variables` for the processes that are started. This process and its other children go without."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _memory() -> dict[str, Any]:
+    """An object store of 256 MiB; in /tmp where /dev/shm (64 MB in a plain container) is too small for it."""
+    size = 256 << 20
+    shm = Path("/dev/shm")
+    if shm.is_dir() and shutil.disk_usage(shm).free > 2 * size:
+        return {"object_store_memory": size}
+    return {"object_store_memory": size, "_plasma_directory": "/tmp"}
+
+
+def _protect_token() -> None:
+    """Ray writes its token readable by all; whoever reads it can run code as us."""
+    with contextlib.suppress(OSError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)

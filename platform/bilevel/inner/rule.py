@@ -1,0 +1,83 @@
+"""What must an inner rule offer, and how are predictions judged?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bilevel.episodes import Batch, Key
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""`loss(prediction [tasks, samples, outputs], y [tasks, samples, ...]) -> [tasks, samples]`."""
+
+POSITIVE = {"positive": True}
+"""Metadata of a field that must stay positive: learned, it is moved in log-space."""
+
+
+class Rule(Protocol):
+    """How a model adapts to a task: a frozen dataclass of meta-parameters with two pure functions over many tasks.
+
+    Fields that are `Learned` in the study arrive in `meta` by name: a network's weights as {name: tensor}, a number as
+    a tensor, or as {name: tensor} where it is learned per tensor; the field itself then holds the `batched.Network` (or
+    the number that it started from). Tensors of episodes have a leading axis [tasks, ...]. `keys`, one a task, are for
+    the rule's own randomness (dropout); None means evaluation: no randomness.
+    """
+
+    @property
+    def steps(self) -> int:
+        """Inner steps of a training episode."""
+        ...
+
+    def adapt(self, meta: Mapping[str, Any], support: Any, keys: Sequence[Key] | None) -> Iterator[Any]:
+        """The adapted states after 0, 1, 2, ... steps, without end."""
+        ...
+
+    def evaluate(self, adapted: Any, query: Any, keys: Sequence[Key] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The query loss [tasks] that the outer loop descends, and further metrics by name, each [tasks]."""
+        ...
+
+
+def judge(loss: Loss | None, prediction: Tensor, batch: Batch) -> Tensor:
+    """Mean loss of each task [tasks]; by default cross-entropy for class labels (of one logit: binary), else squared.
+
+    Shapes: prediction [tasks, samples, outputs]; padded samples (`batch.mask` False) do not count.
+    """
+    each = (loss or _loss_for)(prediction, batch.y)
+    return _masked_mean(each, batch.mask)
+
+
+def metrics(prediction: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """`accuracy` (0-1) for classes, `mae` (mean absolute error) for regression, each [tasks]."""
+    if batch.y.dtype == torch.int64:
+        return {"accuracy": _masked_mean((classes(prediction) == batch.y).to(prediction.dtype), batch.mask)}
+    gap = (prediction - _like(prediction, batch.y)).abs().flatten(2).mean(2)
+    return {"mae": _masked_mean(gap, batch.mask)}
+
+
+def classes(prediction: Tensor) -> Tensor:
+    """The predicted class [..., samples] of scores [..., samples, outputs]; one output is the logit of class 1."""
+    return (prediction[..., 0] > 0).long() if prediction.shape[-1] == 1 else prediction.argmax(-1)
+
+
+def _loss_for(prediction: Tensor, y: Tensor) -> Tensor:
+    if y.dtype != torch.int64:
+        return (prediction - _like(prediction, y)).square().flatten(2).mean(2)
+    if prediction.shape[-1] == 1:
+        return F.binary_cross_entropy_with_logits(prediction[..., 0], y.to(prediction.dtype), reduction="none")
+    return -F.log_softmax(prediction, -1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
+
+def _like(prediction: Tensor, y: Tensor) -> Tensor:
+    return y.to(prediction.dtype).reshape(prediction.shape)
+
+
+def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the samples [tasks, samples] -> [tasks]."""
+    if mask is None:
+        return values.mean(1)
+    weight = mask.to(values.dtype)
+    return torch.where(mask, values, 0).sum(1) / weight.sum(1)

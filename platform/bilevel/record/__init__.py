@@ -1,0 +1,1 @@
+"""Write down: the journal, the checkpoints it names, and MLflow as its picture."""

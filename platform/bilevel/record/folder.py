@@ -1,0 +1,118 @@
+"""Which files make a run, and who may write them?"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bilevel.errors import BadInput, RecordDamaged, RunLocked
+from bilevel.events import Event
+from bilevel.record import journal
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`STORE/RUN_ID/`: study.json, journal.jsonl, checkpoints/, model/, figures/, lock."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal lies."""
+        return self.path / "journal.jsonl"
+
+    def document(self) -> dict[str, Any]:
+        """`study.json`: where the study came from, its settings and its source."""
+        try:
+            document: dict[str, Any] = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise RecordDamaged(f"{self.path / 'study.json'}: {error}") from error
+        return document
+
+    def events(self) -> Iterator[Event]:
+        """What happened, in order."""
+        return (entry.typed() for entry in journal.read(self.journal))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock, which the system lets go of when this process dies.
+
+        Raises:
+            RunLocked: another driver holds it.
+        """
+        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.pread(fd, 64, 0).decode(errors="replace").strip() or "unknown"
+                raise RunLocked(f"{self.run_id}: another driver (process {holder}) is at work on this run") from error
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+
+def create(store: Path, name: str, document: Mapping[str, Any]) -> RunFolder:
+    """A new run's folder, complete with study.json, or nothing at all.
+
+    Raises:
+        BadInput: the store cannot be written.
+    """
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{secrets.token_hex(2)}"
+    part = store / f".{run_id}.part"
+    try:
+        part.mkdir(parents=True)
+        (part / "study.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+        (part / "journal.jsonl").touch()
+        (part / "checkpoints").mkdir()
+        part.rename(store / run_id)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise BadInput(
+            f"{store}: the store cannot be written: {error.strerror}; name another with --store DIR"
+        ) from error
+    return RunFolder(store / run_id)
+
+
+def find(store: Path, run: str) -> RunFolder:
+    """The run of this id, of an unambiguous beginning or end of it, or "last"; a folder's path serves too.
+
+    Raises:
+        BadInput: there is none, or more than one.
+    """
+    if (Path(run) / "study.json").is_file():
+        return RunFolder(Path(run).resolve())
+    known = runs(store)
+    if run == "last" and known:
+        return known[-1]
+    exact = [folder for folder in known if folder.run_id == run]
+    found = exact or [
+        folder for folder in known if run and (folder.run_id.startswith(run) or folder.run_id.endswith(run))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not known:
+        raise BadInput(f"{store}: no runs there; name the store with --store DIR")
+    what = "no such run" if not found else f"{len(found)} runs are called so"
+    raise BadInput(f"{run}: {what} in {store}; it has {', '.join(f.run_id for f in (found or known)[-5:])}")
+
+
+def runs(store: Path) -> list[RunFolder]:
+    """All runs of a store, oldest first."""
+    return [RunFolder(path.parent) for path in sorted(store.glob("[!.]*/study.json"))]

@@ -1,0 +1,55 @@
+"""What was learned, in a form that lasts: tensors and JSON, readable without this library and without pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from bilevel.episodes import Scaling
+from bilevel.errors import RecordDamaged, StoreFailed
+
+Values = dict[str, dict[str, Tensor]]
+
+
+def write(folder: Path, values: Values, document: Mapping[str, Any], scaling: Scaling | None) -> None:
+    """`learned.safetensors` (tensors named `field/name`) and `model.json` in a directory.
+
+    Raises:
+        StoreFailed: the disk is full or gone.
+    """
+    tensors = {f"{field}/{name}": t.contiguous() for field, named in values.items() for name, t in named.items()}
+    described = {**document, "scaling": None if scaling is None else dataclasses.asdict(scaling)}
+    try:
+        folder.mkdir(exist_ok=True)
+        (folder / "learned.safetensors").write_bytes(safetensors.torch.save(tensors))
+        (folder / "model.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise StoreFailed(
+            f"{folder}: the model cannot be written: {error.strerror}; free space, then resume"
+        ) from error
+
+
+def read(folder: Path) -> tuple[Values, dict[str, Any], Scaling | None]:
+    """What `write` wrote.
+
+    Raises:
+        RecordDamaged: there is none, or it cannot be read.
+    """
+    try:
+        document: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        tensors = safetensors.torch.load((folder / "learned.safetensors").read_bytes())
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise RecordDamaged(f"{folder}: no learned model can be read there: {error}") from error
+    values: Values = {}
+    for name, tensor in tensors.items():
+        field, _, rest = name.partition("/")
+        values.setdefault(field, {})[rest] = tensor.clone()
+    scaling = document.pop("scaling", None)
+    return values, document, None if scaling is None else Scaling(**scaling)

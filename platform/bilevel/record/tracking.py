@@ -1,0 +1,318 @@
+"""How far is MLflow behind the journal? The driver's side: starts the process that writes, and never waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from bilevel.errors import BadInput
+
+UI_PORT = 5000
+STATUS_FILE = "mlflow.json"
+LOG_FILE = "mlflow.log"
+HTTP_TIMEOUT = 10  # seconds that the writer gives a tracking server for one answer
+PATIENCE = 5.0  # seconds that `finish` waits while the server is out of reach
+STALL = 90.0  # seconds that `finish` waits without any news from the writer
+RESTART_AFTER = 30.0  # seconds between restarts of a writer that died
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]*@")
+
+
+@dataclass(frozen=True)
+class TrackerStatus:
+    """How the record in MLflow stands: entries of the journal written, entries not yet written, what is wrong."""
+
+    synced: int = 0
+    behind: int = 0
+    problem: str | None = None
+    url: str | None = None
+    """The study's page, once it is known."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Pages worth a look by name: study, trials, compare."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether MLflow holds all that the journal holds."""
+        return self.behind == 0 and self.problem is None
+
+
+class Tracker:
+    """Keeps a run's record in MLflow up to date by a process of its own, at lower priority than the workers.
+
+    The process ends when this one does, however it does. Nothing here raises: a tracker that fails never touches a run.
+
+    Args:
+        run_folder: `STORE/RUN_ID`, with its journal.
+        uri: MLflow tracking URI (see `check_uri`); it may hold a password, which reaches no file and no command line.
+    """
+
+    def __init__(self, run_folder: Path, uri: str) -> None:
+        self._folder = run_folder
+        self._uri = uri
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._finished: TrackerStatus | None = None
+        self._failure: str | None = None
+        self._start()
+
+    def status(self) -> TrackerStatus:
+        """How the record stands, as of the last second or so; never blocks."""
+        if self._finished is not None:
+            return self._finished
+        process = self._process
+        if process is None or process.poll() is not None:
+            code = None if process is None else process.returncode
+            failure = self._failure or f"its writer ended with status {code}; see {self._folder / LOG_FILE}"
+            if time.monotonic() - self._started > RESTART_AFTER:
+                self._start()
+            return _read(self._folder, self._uri, problem=failure)
+        return _read(self._folder, self._uri, writer=process.pid)
+
+    def finish(self, timeout: float) -> TrackerStatus:
+        """Wait until all is written, at most `timeout` seconds (5 where the server is out of reach); end the writer."""
+        if self._finished is not None:
+            return self._finished
+        self._tell(b"finish\n")
+        deadline = time.monotonic() + timeout
+        news, troubled, last = time.monotonic(), None, None
+        while self._process is not None and self._process.poll() is None:
+            now, status = time.monotonic(), self.status()
+            if status != last:
+                last, news = status, now
+            troubled = (troubled or now) if status.problem else None
+            if now > deadline or now - news > STALL or (troubled and now - troubled > PATIENCE):
+                break
+            time.sleep(min(0.05, max(0.0, deadline - now)))
+        finished = self._end()
+        self._finished = finished
+        return finished
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        package = Path(__file__).resolve().parents[2]
+        environment = {
+            **os.environ,
+            **_QUIET,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH")))),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its own: 246 s of silence; ours are seen in the status
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_TIMEOUT),
+            "OMP_NUM_THREADS": "1",
+        }
+        try:
+            (self._folder / STATUS_FILE).unlink(missing_ok=True)
+            with (self._folder / LOG_FILE).open("ab") as log:
+                self._process = subprocess.Popen(
+                    # -P: a file of the user's named like a library must not shadow it
+                    [sys.executable, "-P", "-m", "bilevel.record.mlflow"],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    process_group=0,  # a Ctrl-C is the driver's to judge
+                )
+            self._failure = None
+        except OSError as error:
+            self._process, self._failure = None, f"its writer cannot be started: {error}"
+            return
+        self._tell(json.dumps({"run": str(self._folder.resolve()), "uri": self._uri}).encode() + b"\n")
+
+    def _tell(self, line: bytes) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            self._failure = None  # it is gone, which `status` says better
+
+    def _end(self) -> TrackerStatus:
+        process = self._process
+        if process is None:
+            return self.status()
+        code = process.poll()
+        if code is None:
+            process.terminate()
+            try:
+                process.wait(2.0)
+            except subprocess.TimeoutExpired:
+                process.kill()  # stopped, or deep in a library
+                process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        if code not in (None, 0):
+            return _read(self._folder, self._uri, problem=f"its writer ended with status {code}; see {LOG_FILE}")
+        return _read(self._folder, self._uri, writer=process.pid)
+
+
+def sync(run_folder: Path, uri: str, timeout: float = 600.0) -> TrackerStatus:
+    """Complete a run's record in MLflow now; the status says what is still missing, if anything."""
+    return Tracker(run_folder, uri).finish(timeout)
+
+
+def check_uri(uri: str) -> None:
+    """Refuse a tracking URI that cannot work; whether a server answers is not looked at.
+
+    Raises:
+        BadInput: an unknown scheme, a path, a database in memory, or a database driver that is not installed.
+    """
+    if uri == "none":
+        return
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    cure = "give sqlite:///FILE, postgresql://..., mysql://..., http(s)://HOST or none"
+    if "://" not in uri or scheme not in _SCHEMES:
+        raise BadInput(f"--track {redact(uri)}: not a tracking URI; {cure}")
+    if scheme in ("http", "https"):
+        if not urlsplit(uri).hostname:
+            raise BadInput(f"--track {redact(uri)}: no host in it; {cure}")
+        return
+    if scheme == "sqlite":
+        if sqlite_file(uri) is None:
+            raise BadInput(f"--track {uri}: a database in memory is gone with its process; give sqlite:///FILE")
+        return
+    from sqlalchemy.engine import make_url  # late: only those who name a database server pay for the import
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as error:
+        extra = " (pip install 'psycopg[binary]')" if scheme == "postgresql" else ""
+        raise BadInput(f"--track {redact(uri)}: its database driver is not installed: {error}{extra}") from error
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise BadInput(f"--track {redact(uri)}: {redact(str(error))}; {cure}") from error
+
+
+def redact(text: str) -> str:
+    """The text with `user:password@` in any URI replaced by `***@`."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def restore(recorded: str | None) -> str | None:
+    """The tracking URI that `redact` gave, with its credentials from the variable MLFLOW_TRACKING_URI.
+
+    Raises:
+        BadInput: it held credentials, which are not recorded, and the variable does not name the same server.
+    """
+    if recorded is None or "***@" not in recorded:
+        return recorded
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if redact(given) == recorded:
+        return given
+    raise BadInput(f"the run began with --track {recorded}; its password is not recorded: give --track URI again")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an sqlite URI; None for another scheme or a database in memory."""
+    scheme, separator, path = uri.partition(":///")
+    path = path.partition("?")[0]
+    if not separator or scheme.partition("+")[0] != "sqlite" or path in ("", ":memory:"):
+        return None
+    return Path(path).resolve()
+
+
+def links(
+    base: str, experiment: str, study: str, trials: Sequence[str] = (), *, minimize: bool = True
+) -> dict[str, str]:
+    """The dashboard's pages that show what a reviewer wants (it opens on others).
+
+    Args:
+        base: the server, e.g. `http://127.0.0.1:5000`; credentials in it are dropped.
+        experiment: MLflow's id of the experiment.
+        study: MLflow's id of the parent run.
+        trials: MLflow's ids of children, for the page that compares them.
+        minimize: whether the smaller objective comes first.
+    """
+    parts = urlsplit(base)
+    host = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    runs = f"{host}/#/experiments/{experiment}/runs"
+    only_trials = quote("tags.`bilevel.kind` = 'trial'", safe="")
+    order = f"orderByKey={quote('metrics.`objective`', safe='.')}&orderByAsc={'true' if minimize else 'false'}"
+    found = {
+        "study": f"{runs}/{study}",
+        "trials": f"{runs}?workflowType=machine_learning&compareRunsMode=CHART&searchFilter={only_trials}&{order}",
+    }
+    if len(trials) > 1:
+        chosen = quote(json.dumps(list(trials), separators=(",", ":")), safe="")
+        within = quote(json.dumps([experiment]), safe="")
+        found["compare"] = f"{host}/#/compare-runs?runs={chosen}&experiments={within}&workflowType=machine_learning"
+    return found
+
+
+def dashboard(uri: str, port: int = UI_PORT) -> str:
+    """Where the dashboard of a tracking URI is: the server itself, or `bilevel ui` on a port of this machine."""
+    return uri if uri.startswith(("http://", "https://")) else f"http://127.0.0.1:{port}"
+
+
+def recorded(run_folder: Path, uri: str, port: int = UI_PORT) -> TrackerStatus:
+    """How a run's record stood when its last writer ended."""
+    return _read(run_folder, uri, port=port)
+
+
+def ui_command(store: Path, uri: str, port: int = UI_PORT) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of a dashboard for a database, open to this machine alone.
+
+    Raises:
+        BadInput: the URI names a server, which has a dashboard already.
+    """
+    if uri.startswith(("http://", "https://")):
+        raise BadInput(f"{redact(uri)} is a server with a dashboard of its own: open it in a browser")
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {
+        **os.environ,
+        **_QUIET,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not in the command line, which others can read
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": artifacts(store, uri).as_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a third of the memory
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    return [*command, "--workers", "1"], environment
+
+
+def artifacts(store: Path, uri: str) -> Path:
+    """Where artifacts lie when no server keeps them: beside an sqlite file, else in the store."""
+    file = sqlite_file(uri)
+    return (store.resolve() if file is None else file.parent) / "artifacts"
+
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+def _read(
+    folder: Path, uri: str, *, writer: int | None = None, problem: str | None = None, port: int = UI_PORT
+) -> TrackerStatus:
+    """What the writer (that of a process id, or any) last said of itself."""
+    try:
+        said = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        said = {}
+    if writer is not None and said.get("pid") != writer:
+        return TrackerStatus(behind=_lines(folder), problem=problem)
+    found: dict[str, str] = {}
+    if said.get("study"):
+        base = dashboard(uri, port)
+        found = links(base, said["experiment"], said["study"], said["trials"], minimize=said["minimize"])
+    return TrackerStatus(
+        synced=said.get("synced", 0),
+        behind=said.get("behind", 0) if said else _lines(folder),
+        problem=problem or said.get("problem"),
+        url=found.get("study"),
+        links=found,
+    )
+
+
+def _lines(folder: Path) -> int:
+    try:
+        return (folder / "journal.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return 0

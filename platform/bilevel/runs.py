@@ -1,0 +1,443 @@
+"""How is a run begun, gone on with, and brought to its result?"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bilevel import figures, sources
+from bilevel import space as spaces
+from bilevel import study as studies
+from bilevel.driver import Driver, Progress, Watch
+from bilevel.errors import BadInput, ClusterFailed, StoreFailed, StudyChanged
+from bilevel.events import Asked, Ended, Executor, Finished, Opened, Reported, Run, Started
+from bilevel.execute import Inline, Ray
+from bilevel.record import checkpoints, journal, model, tracking
+from bilevel.record import folder as folders
+from bilevel.record.folder import RunFolder
+from bilevel.sources import Source
+from bilevel.study import History, Study, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+On = Inline | Ray
+WAIT_FOR_TRACKER = 120.0  # seconds at the end of a run, while the tracker still makes progress
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run stands; `document` is what `run --json` prints."""
+
+    folder: Path
+    document: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The run's name in its store."""
+        return str(self.document["run_id"])
+
+    @property
+    def status(self) -> str:
+        """completed, stopped, failed or interrupted."""
+        return str(self.document["status"])
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """Of the best trial: trial, objective, config."""
+        best: Mapping[str, Any] | None = self.document["best"]
+        return best
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Of the best trial, by name."""
+        metrics: Mapping[str, float] = self.document["metrics"]
+        return metrics
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what was learned and the table of trials; equal for equal studies and seeds."""
+        return str(self.document["fingerprint"])
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: trial, state, objective, config.*."""
+        import pandas as pd  # dear to import, and not needed to run
+
+        history = studies.replay(RunFolder(self.folder).events())
+        rows = [
+            {"trial": t.number, "state": t.state, "objective": t.objective}
+            | {f"config.{path}": value for path, value in t.config.items()}
+            for t in history.trials.values()
+        ]
+        return pd.DataFrame(rows)
+
+
+class Quiet:
+    """A watch that says what must be said on standard error, and nothing else."""
+
+    def progress(self, progress: Progress) -> None:
+        """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        sys.stderr.write(f"bilevel: {text}\n")
+
+
+def run(
+    study: Study,
+    *,
+    on: On | None = None,
+    store: str | Path = "runs",
+    track: str | None = None,
+    seconds: float | None = None,
+    slots: int = 1,
+    watch: Watch | None = None,
+    source: Source | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Result:
+    """Run a study to its end, record it, and give its result.
+
+    Args:
+        study: what to do.
+        on: `Inline()`, or `Ray(workers=...)`; by default Ray with one worker per CPU.
+        store: directory of runs.
+        track: MLflow tracking URI; by default a database in the store; "none" for none.
+        seconds: a time limit.
+        slots: trials at work at a time.
+        watch: who looks on.
+        source: where the study came from, if from a file; then `resume` can find it again.
+        changes: what was set by dotted path on top of the file, for `resume`.
+
+    Raises:
+        BadInput: the study cannot work; nothing was begun.
+    """
+    watch = watch or Quiet()
+    store = Path(store)
+    uri = uri_of(track, store)
+    tracking.check_uri(uri)
+    _check(study)
+    on = on or Ray(workers=os.cpu_count())
+    source = source or Source(None, "", {})
+    document = {
+        "format": 1,
+        "name": study.name,
+        "file": None if source.file is None else str(source.file),
+        "object": source.name,
+        "changes": dict(changes or {}),
+        "settings": {"seed": study.seed, "trials": study.trials, "config": study.config()},
+        "sha256": source.sha256,
+        "source": dict(source.texts),
+        "execution": _described(on),
+        "track": track if track is None else tracking.redact(track),
+    }
+    folder = folders.create(store, study.name, document)
+    with folder.locked():
+        return _Session(study, folder, on, uri, watch, seconds, slots, source).work()
+
+
+def resume(
+    run: str,
+    *,
+    store: str | Path = "runs",
+    study: Study | None = None,
+    on: On | None = None,
+    track: str | None = None,
+    slots: int = 1,
+    watch: Watch | None = None,
+    new_code: bool = False,
+) -> Result:
+    """Go on with a run where its record ends; a finished one gives its result again.
+
+    Args:
+        run: its id (or an unambiguous part of it), or its folder.
+        store: directory of runs.
+        study: needed where the run was not begun from a file.
+        on: where to compute; by default as the run began.
+        track: MLflow tracking URI; by default as the run began.
+        slots: trials at work at a time.
+        watch: who looks on.
+        new_code: take the study's file as it is now, though it changed.
+
+    Raises:
+        BadInput: no such run; StudyChanged: the file changed; RunLocked: another driver is at work on it.
+    """
+    watch = watch or Quiet()
+    store = Path(store)
+    folder = folders.find(store, run)
+    document = folder.document()
+    uri = uri_of(track if track is not None else tracking.restore(document["track"]), folder.path.parent)
+    tracking.check_uri(uri)
+    with folder.locked():
+        history = studies.replay(folder.events())
+        if history.result is not None and history.status in ("completed", "failed", "stopped"):
+            standing = None if uri == "none" else tracking.sync(folder.path, uri)
+            if standing is not None and standing.problem:
+                watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
+            return Result(folder.path, history.result)
+        study, source = reload(folder, study, new_code=new_code)
+        _check(study)
+        on = on or _declared(document["execution"])
+        return _Session(study, folder, on, uri, watch, None, slots, source).work()
+
+
+def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = False) -> tuple[Study, Source]:
+    """The study that a run is of, imported again from where it was.
+
+    Raises:
+        BadInput: it was not begun from a file and no study is given, or the file is gone.
+        StudyChanged: the source or the configuration differs from the recorded one.
+    """
+    document = folder.document()
+    if document["file"] is None:
+        if study is None:
+            raise BadInput(
+                f"{folder.run_id}: begun from Python, not from a file; give resume(..., study=...) the study"
+            )
+        source = Source(None, "", {})
+    else:
+        study, source = sources.load(f"{document['file']}:{document['object']}")
+        if not new_code:
+            sources.check_unchanged(document["source"], source.texts)
+        study = changed(study, document["changes"])
+    if not new_code and json.loads(json.dumps(study.config())) != document["settings"]["config"]:
+        now, then = study.config(), document["settings"]["config"]
+        paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path))
+        raise StudyChanged(f"the study is not the one that the run began with: {', '.join(paths)} differ")
+    return study, source
+
+
+def changed(study: Study, changes: Mapping[str, Any]) -> Study:
+    """The study with the values of `--set`, `--seed` and `--trials` in place."""
+    for path, value in changes.items():
+        if path in ("--seed", "--trials"):
+            study = dataclasses.replace(study, **{path[2:]: value})
+        else:
+            study = study.set(path, value)
+    return study
+
+
+@dataclass
+class _Session:
+    """One driver's work on a run whose lock it holds."""
+
+    study: Study
+    folder: RunFolder
+    on: On
+    uri: str
+    watch: Watch
+    seconds: float | None
+    slots: int
+    source: Source
+
+    def work(self) -> Result:
+        opened = self._opened()
+        before = [e for e in self.folder.events() if isinstance(e, Opened)]
+        same = not before or (before[-1].hardware, before[-1].versions) == (opened.hardware, opened.versions)
+        if before and not same:
+            self.watch.say(f"recorded on {before[-1].hardware}, going on with {opened.hardware} (or other libraries)")
+        driver = Driver(self.study, self.folder, self._open, self.watch, seconds=self.seconds, same_hardware=same)
+        tracker: tracking.Tracker | None = None
+        try:
+            if not before:
+                study = self.study
+                minimize = study.minimize is not None
+                driver.record(Started(study.name, self.folder.run_id, study.metric, minimize, study.seed))
+            driver.record(opened, commit=True)
+            tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri)
+            status = self._drive(driver)
+            return self._finish(driver, status, tracker)
+        finally:
+            driver.close()
+            if tracker is not None:
+                tracker.finish(0.0)
+
+    def _drive(self, driver: Driver) -> str:
+        try:
+            return driver.drive(self.slots)
+        except (StoreFailed, ClusterFailed) as error:
+            self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
+            return "interrupted"
+
+    def _finish(self, driver: Driver, status: str, tracker: tracking.Tracker | None) -> Result:
+        document = result(self.folder, driver.history, status, self.study)
+        if status in ("completed", "failed", "stopped"):
+            try:
+                self._export(driver.history)
+                document = result(self.folder, driver.history, status, self.study)
+                driver.record(Finished(status, document), commit=True)
+            except StoreFailed as error:
+                self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
+                document = {**document, "status": "interrupted"}
+        if tracker is not None:
+            state = tracker.finish(WAIT_FOR_TRACKER)
+            if state.problem or state.behind:
+                what = state.problem or f"{state.behind} events behind"
+                self.watch.say(f"MLflow: {what}; the record is complete after `bilevel sync {self.folder.run_id}`")
+        return Result(self.folder.path, document)
+
+    def _export(self, history: History) -> None:
+        """The learned model and the figures, into the run's folder."""
+        best = history.best()
+        state = final_state(self.folder, best) if best is not None else None
+        config = spaces.build(self.study.space)
+        tasks = getattr(config, "tasks", None)
+        if best is not None and state is not None and "learned" in state:
+            described = {"study": self.study.name, "run_id": self.folder.run_id, "config": dict(best.config)}
+            model.write(self.folder.path / "model", state["learned"], described, getattr(tasks, "scaling", None))
+        drawn = figures.draw(figure_history(self.folder, history, state))
+        home = self.folder.path / "figures"
+        try:
+            home.mkdir(exist_ok=True)
+            for name, figure in drawn.items():
+                figure.savefig(home / f"{name}.png", dpi=110)
+        except OSError as error:
+            raise StoreFailed(f"{home}: the figures cannot be written: {error.strerror}") from error
+
+    def _open(self) -> Executor:
+        code = () if self.source.file is None else (str(self.source.file.parent),)
+        executor: Executor = self.on.open(self.study.threads, code)
+        return executor
+
+    def _opened(self) -> Opened:
+        workers = self.on.workers if isinstance(self.on, Ray) else 0
+        names = ("bilevel", "torch", "numpy", "ray", "mlflow")
+        return Opened(workers, self.source.sha256, {n: _version(n) for n in names}, hardware(), _git(self.source.file))
+
+
+def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:
+    """The last state of a trial that was kept."""
+    for step, manifest in sorted(trial.kept.items(), reverse=True):
+        path = checkpoints.folder(folder.path, trial.number, step)
+        if path.exists():
+            return checkpoints.load(path, manifest)
+    return None
+
+
+def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any] | None) -> figures.History:
+    """What figures are drawn from."""
+    reports: dict[int, list[tuple[int, Mapping[str, float]]]] = {}
+    for event in folder.events():
+        if isinstance(event, Reported):
+            reports.setdefault(event.trial, []).append((event.step, event.metrics))
+    best = history.best()
+    shown = (state or {}).get("exhibit") or None
+    number = None if best is None else best.number
+    return figures.History(reports=reports, exhibit=shown, metric=history.metric, best=number)
+
+
+def result(folder: RunFolder, history: History, status: str, study: Study | None = None) -> dict[str, Any]:
+    """What `run --json` prints: how a run stands."""
+    best = history.best()
+    states = [trial.state for trial in history.trials.values()]
+    shown = best or (history.trials[max(history.trials)] if history.trials else None)
+    per_step = spaces.flatten(study.space).get("episodes", 0) if study is not None else 0
+    per_step = per_step if isinstance(per_step, int) else 0
+    seconds, steps_per_second = _times(folder)
+    return {
+        "run_id": folder.run_id,
+        "study": study.name if study is not None else folder.document()["name"],
+        "status": status,
+        "trials": {state: states.count(state) for state in ("completed", "stopped", "failed")},
+        "best": best and {"trial": best.number, "objective": best.objective, "config": dict(best.config)},
+        "metrics": {n: v if math.isfinite(v) else None for n, v in (shown.metrics if shown else {}).items()},
+        "episodes": per_step * sum(trial.step for trial in history.trials.values()),
+        "fingerprint": fingerprint(history),
+        "seconds": round(seconds, 3),
+        "episodes_per_second": round(per_step * steps_per_second, 3),
+    }
+
+
+def fingerprint(history: History) -> str:
+    """SHA-256 over the table of trials: config, state, objective and the hash of what was learned; no times."""
+    table = [
+        {"trial": t.number, "config": dict(t.config), "state": t.state, "objective": t.objective, "learned": t.learned}
+        for t in sorted(history.trials.values(), key=lambda t: t.number)
+    ]
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def hardware() -> str:
+    """The class of machine that the last bits of a result depend on."""
+    name = f"{os.uname().machine} {torch.backends.cpu.get_cpu_capability()}"
+    return name + (f" {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
+
+
+def _times(folder: RunFolder) -> tuple[float, float]:
+    """Seconds at work over all sessions, and outer steps per second (testing at a trial's last step left out)."""
+    total, began, last = 0.0, None, 0.0
+    gaps: list[float] = []
+    reported: tuple[float, int] | None = None
+    for entry in journal.read(folder.journal):
+        event = entry.typed()
+        if isinstance(event, Opened):
+            total += 0.0 if began is None else last - began
+            began, reported = entry.t, None
+        elif isinstance(event, Reported):
+            if reported is not None:
+                gaps.append((entry.t - reported[0]) / max(1, event.step - reported[1]))
+            reported = (entry.t, event.step)
+        elif isinstance(event, Asked | Ended):
+            reported = None
+            if isinstance(event, Ended) and gaps:
+                gaps.pop()  # the last step's, which includes the tests
+        last = entry.t
+    mean = sum(gaps) / len(gaps) if gaps else 0.0
+    return total + (0.0 if began is None else last - began), 1 / mean if mean > 0 else 0.0
+
+
+def _check(study: Study) -> None:
+    """What can be known to be wrong before anything starts."""
+    config = spaces.build(study.space)
+    check = getattr(study.objective, "check", None)
+    if check is not None:
+        with torch.random.fork_rng(devices=[]):
+            check(config, Run(study.key.child("trial", 0).integer(), 0, study.key))
+
+
+def uri_of(track: str | None, store: Path) -> str:
+    """The tracking URI: the store's own database unless one is named."""
+    return f"sqlite:///{(store / 'mlflow.db').resolve()}" if track is None else track
+
+
+def _described(on: On) -> dict[str, Any]:
+    return {"on": type(on).__name__.lower(), **dataclasses.asdict(on)}
+
+
+def _declared(document: Mapping[str, Any]) -> On:
+    values = {name: value for name, value in document.items() if name != "on"}
+    return Ray(**values) if document["on"] == "ray" else Inline(**values)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(file: Path | None) -> Mapping[str, Any] | None:
+    """Commit of the repository that the study's file lies in, and whether it had uncommitted changes."""
+    folder = file.parent if file is not None else Path.cwd()
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no repository: the record says null
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

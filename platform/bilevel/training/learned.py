@@ -1,0 +1,178 @@
+"""What does a meta-training learn: which tensors, from which start, seen how by the inner rule?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bilevel.batched import Network, verify
+from bilevel.episodes import Batch, Episode, Key
+from bilevel.errors import BadInput, MissingData
+from bilevel.space import Learned, learned
+
+Values = dict[str, dict[str, Tensor]]
+"""Learned tensors: by the field of the rule ("init", "lr"), then by the tensor's name ("value" for one number)."""
+
+UNIT_FLOPS = 1e8  # forward FLOPs of support and query that make a unit of work worth its dispatch (about 1 ms)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A rule made ready: its networks built and verified, and the start of all that it learns.
+
+    `positive` names the fields moved in log-space; `unit` is how many episodes one unit of work takes.
+    """
+
+    rule: Any
+    start: Values
+    movers: Mapping[str, Any]
+    positive: frozenset[str]
+    unit: int
+
+    def meta(self, values: Values) -> dict[str, Any]:
+        """What the rule sees: by field, {name: tensor} or one tensor; rates exponentiated."""
+        seen: dict[str, Any] = {}
+        for name, tensors in values.items():
+            shown = {n: t.exp() for n, t in tensors.items()} if name in self.positive else dict(tensors)
+            seen[name] = shown["value"] if shown.keys() == {"value"} else shown
+        return seen
+
+
+def prepare(rule: Any, example: Episode, key: Key) -> Plan:
+    """Build what the rule learns, under a generator keyed by `key`, and verify its networks on an example episode.
+
+    Raises:
+        BadInput: nothing is learned, a network that does not fit the tasks, a start that does not fit the network.
+    """
+    fields = {name: value for name, value in learned(rule) if "." not in name}
+    deeper = [name for name, _ in learned(rule) if "." in name]
+    if deeper:
+        raise BadInput(
+            f"rule.{deeper[0]}: only the rule's own fields can be learned; Learned is not for what is inside them"
+        )
+    if not fields:
+        raise BadInput("rule: nothing is learned; give a field such as init=Learned(conv4, by=Adam(1e-3))")
+    positive = frozenset(f.name for f in dataclasses.fields(rule) if f.metadata.get("positive") and f.name in fields)
+    built: dict[str, Any] = {}
+    start: Values = {}
+    names: list[str] = []
+    for name, field in sorted(
+        fields.items(), key=lambda item: isinstance(item[1].value, int | float)
+    ):  # networks first
+        if isinstance(field.value, int | float):
+            built[name] = float(field.value)
+            start[name] = _numbers(f"rule.{name}", field, names, name in positive)
+        else:
+            network = _network(f"rule.{name}", field, example, key.child(name))
+            built[name], start[name] = network, network.start()
+            names += start[name]
+        if field.start is not None:
+            start[name] = _earlier(f"rule.{name}", field.start, start[name])
+    ready = dataclasses.replace(rule, **built)
+    movers = {name: field.by for name, field in fields.items()}
+    return Plan(ready, start, movers, positive, _unit(built.values(), example))
+
+
+def _numbers(path: str, field: Learned, names: list[str], positive: bool) -> dict[str, Tensor]:
+    if positive and not field.value > 0:
+        raise BadInput(f"{path}: starts from {field.value}; it is positive and learned in log-space")
+    if field.per == "tensor" and not names:
+        raise BadInput(f"{path}: per='tensor' needs a learned network in the same rule")
+    value = torch.tensor(math.log(field.value) if positive else float(field.value))
+    return {name: value.clone() for name in (names if field.per == "tensor" else ["value"])}
+
+
+def _network(path: str, field: Learned, example: Episode, key: Key) -> Network:
+    support = example.support
+    given: dict[str, Any] = {}
+    if isinstance(support, Batch):
+        ways = _outputs(example)
+        given = {"shape": tuple(support.x.shape[1:]), "ways": ways, "outputs": ways}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key.integer())
+        module = field.build(given)
+    if not isinstance(module, nn.Module):
+        raise BadInput(f"{path}: the factory gives a {type(module).__name__}; it takes one that gives an nn.Module")
+    if not isinstance(support, Batch):
+        return Network(module, batched=False)
+    verdict = verify(module, support.x, support.y)
+    if not verdict.exact:
+        warnings.warn(
+            f"{path}: {type(module).__name__} cannot be batched exactly ({verdict.reason}); it goes through the "
+            "loop, one task after another: right, but slower",
+            stacklevel=2,
+        )
+    network = Network(module, batched=verdict.exact)
+    _check_outputs(path, network, example, given["ways"])
+    return network
+
+
+def _outputs(example: Episode) -> int:
+    """Classes of the episode, or numbers per label."""
+    y = example.support.y
+    if y.dtype == torch.int64:
+        return int(max(y.max(), example.query.y.max())) + 1
+    return int(y[0].numel())
+
+
+def _check_outputs(path: str, network: Network, example: Episode, wanted: int) -> None:
+    support = example.support
+    if network.normalizes and (support.mask is not None or example.query.mask is not None):
+        raise BadInput(
+            f"{path}: batch normalisation would take padded samples into its statistics; use LayerNorm or none"
+        )
+    weights = {name: weight.unsqueeze(0) for name, weight in network.start().items()}
+    with torch.no_grad():
+        shape = tuple(network(weights, support.x.unsqueeze(0), training=False).shape[1:])
+    binary = support.y.dtype == torch.int64 and wanted == 2 and shape[1:] == (1,)
+    if len(shape) != 2 or shape[0] != len(support.x) or (shape[1] != wanted and not binary):
+        kind = "classes" if support.y.dtype == torch.int64 else "numbers per label"
+        raise BadInput(
+            f"{path}: the network gives {list(shape)} for {len(support.x)} samples, the tasks have {wanted} {kind}; "
+            f"it must give [{len(support.x)}, {wanted}] (a factory with a parameter `ways` or `outputs` is handed it)"
+        )
+
+
+def _earlier(path: str, start: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The values of an earlier run's folder or of a safetensors file, where they fit."""
+    file = Path(start) if start.endswith(".safetensors") else Path(start) / "model" / "learned.safetensors"
+    if not file.is_file():
+        raise MissingData(f"{path}.start: no file {file}; give the folder of a finished run or a .safetensors file")
+    try:
+        found = safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BadInput(f"{path}.start: {file} cannot be read: {error}") from error
+    loaded: dict[str, Tensor] = {}
+    field = path.removeprefix("rule.")
+    for name, value in values.items():
+        tensor = found.get(f"{field}/{name}", found.get(name))
+        if tensor is None:
+            raise BadInput(f"{path}.start: {file} has no tensor {name!r}; it has {', '.join(sorted(found)[:6])}")
+        if tensor.shape != value.shape:
+            raise BadInput(f"{path}.start: {name!r} is {list(tensor.shape)} in {file}, here {list(value.shape)}")
+        loaded[name] = tensor.to(value.dtype).clone()
+    return loaded
+
+
+def _unit(built: Any, example: Episode) -> int:
+    """Episodes per unit of work: a function of the study alone, so that bits do not depend on the workers."""
+    networks = [part for part in built if isinstance(part, Network)]
+    if not networks or not isinstance(example.support, Batch):
+        return 1
+    x = torch.cat([example.support.x, example.query.x])
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        for network in networks:
+            network({n: w.unsqueeze(0) for n, w in network.start().items()}, x.unsqueeze(0), training=False)
+    return max(1, round(UNIT_FLOPS / max(1, counter.get_total_flops())))
