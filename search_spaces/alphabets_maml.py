@@ -17,14 +17,17 @@ study = Study(
     space=Space(
         MetaTraining,
         tasks=Alphabets(ways=5, shots=1, queries=5),
-        episodes=8,
-        steps=600,
+        episodes=4,  # few: with a rate that falls to 0, many small steps learn more in the same time
+        steps=3000,
+        unit=2,
+        validate_every=300,
+        validate_episodes=100,
         test_steps=3,
         rule=Space(
             GradientDescent,
-            init=Learned(conv4, by=Adam(2e-3, clip=10.0, schedule=Cosine())),
-            lr=Learned(0.1, by=Adam(1e-2, schedule=Cosine()), per="tensor"),
-            steps=2,
+            init=Learned(Space(conv4, hidden=32, mean=False), by=Adam(5e-3, clip=10.0, schedule=Cosine())),
+            lr=Learned(0.4, by=Adam(1e-2, schedule=Cosine()), per="tensor"),
+            steps=1,
         ),
     ),
 )

@@ -27,7 +27,7 @@ def reports(steps: int, last: dict[str, float] | None = None) -> dict[int, list[
     return {0: made}
 
 
-def tested(steps: int) -> dict[str, float]:
+def judged(steps: int) -> dict[str, float]:
     found = {}
     for k in range(steps + 1):
         found |= {f"test/accuracy@{k}": 0.2 + 0.1 * k, f"test/accuracy_ci95@{k}": 0.02, f"test/loss@{k}": 2.0 / (k + 1)}
@@ -70,13 +70,13 @@ def test_a_long_curve_is_drawn_by_medians_and_says_so() -> None:
 
 
 def test_adaptation_shows_each_source_its_interval_and_the_baseline() -> None:
-    figure = adaptation(History(reports(20, tested(5)), chance=0.2))
+    figure = adaptation(History(reports(20, judged(5)), chance=0.2))
     assert figure is not None
     accuracy = figure.axes[0]
     assert np.allclose(line(figure, "test tasks"), [(k, 0.2 + 0.1 * k) for k in range(6)])
     assert {"test tasks", "20w1s", "test tasks, support statistics"} <= {each.get_label() for each in accuracy.lines}
     assert {"nearest neighbour", "chance"} <= {text.get_text() for text in accuracy.texts}
-    band = accuracy.collections[-1].get_paths()[0].vertices
+    band = accuracy.collections[0].get_paths()[0].vertices
     assert np.isclose(np.ptp(band[band[:, 0] == 0.0][:, 1]), 0.04)
 
 
@@ -131,7 +131,7 @@ def test_a_table_is_shown_as_predicted_against_true_without_padding() -> None:
     figure = exhibit(task(x, y, torch.stack([y + 1, y], 1), mask=mask))
     assert [axis.get_title() for axis in figure.axes] == [
         "before adaptation: mean absolute error 1",
-        "after 1 steps: mean absolute error 0",
+        "after 1 step: mean absolute error 0",
     ]
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[1, 2], [2, 3]]
 
@@ -147,7 +147,7 @@ def test_one_logit_is_shown_as_the_probability_of_the_true_class(labels: Tensor)
 def test_every_figure_can_be_written() -> None:
     x = torch.linspace(-1, 1, 6).reshape(1, 6, 1)
     shown = task(x, x**2, torch.stack([0 * x, x, x**2], 1))
-    drawn = draw(History(reports(50, tested(2)), "valid/loss", shown))
+    drawn = draw(History(reports(50, judged(2)), "valid/loss", shown))
     assert list(drawn) == ["learning_curve", "adaptation", "exhibit"]
     for figure in drawn.values():
         assert png(figure).startswith(b"\x89PNG")

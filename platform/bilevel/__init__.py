@@ -5,15 +5,40 @@ what is looked for; `run` does it. Tasks are in `bilevel.tasks`, inner rules in 
 `bilevel.nets`, schedules in `bilevel.outer`.
 """
 
-from bilevel.batched import verify
-from bilevel.events import Report, Run
-from bilevel.execute import Inline, Ray
-from bilevel.learner import load
-from bilevel.outer import SGD, Adam, AdamW
-from bilevel.runs import Result, resume, run
-from bilevel.space import Learned, Space
-from bilevel.study import Study
-from bilevel.training import MetaTraining, meta_train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bilevel.batched import verify
+    from bilevel.events import Report, Run
+    from bilevel.execute import Inline, Ray
+    from bilevel.learner import load
+    from bilevel.outer import SGD, Adam, AdamW
+    from bilevel.runs import Result, resume, run
+    from bilevel.space import Learned, Space
+    from bilevel.study import Study
+    from bilevel.training import MetaTraining, meta_train
+
+# Imported when first asked for: every worker imports this package, and few of them need all of it.
+_HOMES = {
+    "SGD": "outer",
+    "Adam": "outer",
+    "AdamW": "outer",
+    "Inline": "execute",
+    "Learned": "space",
+    "MetaTraining": "training",
+    "Ray": "execute",
+    "Report": "events",
+    "Result": "runs",
+    "Run": "events",
+    "Space": "space",
+    "Study": "study",
+    "load": "learner",
+    "meta_train": "training",
+    "resume": "runs",
+    "run": "runs",
+    "verify": "batched",
+}
 
 __all__ = [
     "SGD",
@@ -34,3 +59,15 @@ __all__ = [
     "run",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bilevel' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(f"bilevel.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

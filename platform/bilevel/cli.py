@@ -146,7 +146,7 @@ def _done(result: Result, arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in folders.runs(arguments.store):
         history = studies.replay(folder.events())
         best = history.best()

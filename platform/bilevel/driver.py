@@ -95,6 +95,7 @@ class Driver:
         open_executor: called once, when the first units are to be computed.
         watch: who looks on.
         seconds: stop after so many; None: never.
+        cache: what `Run.cache` has already.
         same_hardware: recomputed values must equal the recorded ones; otherwise a difference is said and let through.
     """
 
@@ -107,6 +108,7 @@ class Driver:
         *,
         seconds: float | None = None,
         same_hardware: bool = True,
+        cache: dict[Any, Any] | None = None,
     ) -> None:
         self.study = study
         self.folder = folder
@@ -123,7 +125,7 @@ class Driver:
         self._looked = -math.inf
         self._until = self._began + seconds if seconds is not None else math.inf
         self._same_hardware = same_hardware
-        self._cache: dict[Any, Any] = {}
+        self._cache = {} if cache is None else cache
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -383,8 +385,11 @@ def _called(objective: Callable[..., Any], config: Any, run: Run) -> Generator[R
     """A function that calls `run.report`, as a generator: it runs in a thread and waits while its report is taken."""
     said: queue.Queue[Report | BaseException | None] = queue.Queue()
     stop: queue.Queue[bool] = queue.Queue()
+    over = threading.Event()
 
     def sink(report: Report) -> bool:
+        if over.is_set():  # told already, and nobody listens any more
+            return True
         said.put(report)
         return stop.get()
 
@@ -404,6 +409,7 @@ def _called(objective: Callable[..., Any], config: Any, run: Run) -> Generator[R
         try:
             yield report
         except GeneratorExit:
+            over.set()
             stop.put(True)
             raise
         stop.put(False)

@@ -31,15 +31,19 @@ class Key:
 
     def numpy(self) -> np.random.Generator:
         """A fresh numpy generator, the same at every call."""
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.path)))
+        return np.random.Generator(np.random.PCG64(self._sequence()))
 
     def integer(self) -> int:
         """63 bits that stand for this key where a library wants one integer seed."""
-        return int(np.random.SeedSequence(self.path).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return int(self._sequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def torch(self) -> torch.Generator:
         """A fresh CPU generator of torch, the same at every call."""
         return torch.Generator().manual_seed(self.integer())
+
+    def _sequence(self) -> np.random.SeedSequence:
+        # With its length behind it: numpy pads short entropy with zeros, and child(0) would be its parent.
+        return np.random.SeedSequence((*self.path, len(self.path)))
 
 
 @dataclass(frozen=True)

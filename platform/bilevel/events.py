@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from bilevel.episodes import Key
+if TYPE_CHECKING:
+    from bilevel.episodes import Key  # it brings torch, which who only reads a journal can do without
 
 T = TypeVar("T")
 Metrics = Mapping[str, float]

@@ -60,6 +60,10 @@ class Learner:
         return module if self.scaling is None else _Scaled(module, self.scaling)
 
     def _support(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Batch:
+        if len(x) == 0 or len(x) != len(y):
+            raise BadInput(
+                f"support: {len(x)} samples and {len(y)} labels; each sample has one, and there is at least one"
+            )
         if x.ndim == 1:
             x = x[:, None]
         if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
@@ -68,14 +72,17 @@ class Learner:
             if x[0].size != int(np.prod(self.shape)):
                 raise BadInput(f"support: a sample is {list(x.shape[1:])}; the model takes {list(self.shape)}")
             x = x.reshape(len(x), *self.shape)
-        if len(x) != len(y):
-            raise BadInput(f"support: {len(x)} samples and {len(y)} labels; each sample has one")
         samples = _floats(x, self.scaling)
-        if y.dtype.kind in "iub":
+        if y.dtype.kind not in "fiub" or not np.isfinite(y).all():
+            raise BadInput("support: y holds something else than finite numbers")
+        if self.classed:
             most = 2 if self.outputs == 1 else self.outputs
-            if y.min() < 0 or y.max() >= most:
-                raise BadInput(f"support: labels {y.min()} to {y.max()}; the model has classes 0 to {most - 1}")
+            if y.ndim != 1 or (y != y.astype(np.int64)).any() or y.min() < 0 or y.max() >= most:
+                found = f"labels {y.min()} to {y.max()}" if y.ndim == 1 else f"labels of shape {list(y.shape)}"
+                raise BadInput(f"support: {found}; the model has classes 0 to {most - 1}, one whole number a sample")
             return Batch(samples, torch.from_numpy(y.astype(np.int64)))
+        if y[0].size != self.outputs:
+            raise BadInput(f"support: {y[0].size} numbers per label; the model gives {self.outputs}")
         labels = torch.from_numpy(y.astype(np.float64)).reshape(len(y), -1)
         return Batch(samples, labels.float() if self.scaling is None else self.scaling.encode_y(labels))
 

@@ -27,20 +27,29 @@ class _MeanOverSpace(nn.Module):
 
 
 def conv4(
-    ways: int, shape: Sequence[int] = (1, 28, 28), hidden: int = 64, *, pool: bool = False, layers: int = 4
+    ways: int,
+    shape: Sequence[int] = (1, 28, 28),
+    hidden: int = 64,
+    *,
+    pool: bool = False,
+    mean: bool = True,
+    layers: int = 4,
 ) -> nn.Sequential:
     """Four blocks of 3 x 3 convolution, batch normalization and ReLU, then a linear head (Vinyals et al. 2016).
 
     As Finn et al. 2017 used it: for Omniglot strides of 2 and the mean over space; with `pool` (MiniImagenet) strides
     of 1, a 2 x 2 maximum after each block, and all positions go to the head. Initialized as in learn2learn's
     OmniglotCNN and CNN4: Xavier-uniform kernels, zero biases, batch-normalization scales uniform in [0, 1], and a
-    head from the standard normal distribution (with `pool`: Xavier-uniform).
+    head from the standard normal distribution (with `pool`: Xavier-uniform). Without `mean` all positions go to the
+    head, normalization scales begin at 1 and the head at 0: an untrained head then says nothing, its first inner step
+    is that of nearest class means, and the features learn sooner.
 
     Args:
         ways: classes, the number of outputs.
         shape: (channels, height, width) of an input.
         hidden: channels of each block.
         pool: maximum pooling instead of strides.
+        mean: without `pool`, the mean over space goes to the head; False: all positions.
         layers: blocks.
 
     Raises:
@@ -56,18 +65,22 @@ def conv4(
         normalization = nn.BatchNorm2d(hidden, track_running_stats=False)
         nn.init.xavier_uniform_(convolution.weight)
         nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-        nn.init.uniform_(normalization.weight)
+        if pool or mean:
+            nn.init.uniform_(normalization.weight)
         blocks += [convolution, normalization, nn.ReLU()]
         if pool:
             blocks.append(nn.MaxPool2d(2))
     if pool:
         head = nn.Linear(hidden * math.prod(size // 2**layers for size in shape[1:]), ways)
         nn.init.xavier_uniform_(head.weight)
-    else:
+    elif mean:
         head = nn.Linear(hidden, ways)
         nn.init.normal_(head.weight)
+    else:
+        head = nn.Linear(hidden * math.prod(-(-size // 2**layers) for size in shape[1:]), ways)
+        nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return nn.Sequential(*blocks, nn.Flatten() if pool else _MeanOverSpace(), head)
+    return nn.Sequential(*blocks, _MeanOverSpace() if mean and not pool else nn.Flatten(), head)
 
 
 def mlp(

@@ -128,7 +128,7 @@ def run(
     store = Path(store)
     uri = uri_of(track, store)
     tracking.check_uri(uri)
-    _check(study)
+    kept = _check(study)
     on = on or Ray(workers=os.cpu_count())
     source = source or Source(None, "", {})
     document = {
@@ -145,7 +145,7 @@ def run(
     }
     folder = folders.create(store, study.name, document)
     with folder.locked():
-        return _Session(study, folder, on, uri, watch, seconds, slots, source).work()
+        return _Session(study, folder, on, uri, watch, seconds, slots, source, kept).work()
 
 
 def resume(
@@ -188,9 +188,9 @@ def resume(
                 watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
             return Result(folder.path, history.result)
         study, source = reload(folder, study, new_code=new_code)
-        _check(study)
+        kept = _check(study)
         on = on or _declared(document["execution"])
-        return _Session(study, folder, on, uri, watch, None, slots, source).work()
+        return _Session(study, folder, on, uri, watch, None, slots, source, kept).work()
 
 
 def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = False) -> tuple[Study, Source]:
@@ -241,6 +241,7 @@ class _Session:
     seconds: float | None
     slots: int
     source: Source
+    kept: dict[Any, Any]
 
     def work(self) -> Result:
         opened = self._opened()
@@ -248,7 +249,9 @@ class _Session:
         same = not before or (before[-1].hardware, before[-1].versions) == (opened.hardware, opened.versions)
         if before and not same:
             self.watch.say(f"recorded on {before[-1].hardware}, going on with {opened.hardware} (or other libraries)")
-        driver = Driver(self.study, self.folder, self._open, self.watch, seconds=self.seconds, same_hardware=same)
+        driver = Driver(
+            self.study, self.folder, self._open, self.watch, seconds=self.seconds, same_hardware=same, cache=self.kept
+        )
         tracker: tracking.Tracker | None = None
         try:
             if not before:
@@ -398,13 +401,15 @@ def _times(folder: RunFolder) -> tuple[float, float]:
     return total + (0.0 if began is None else last - began), 1 / mean if mean > 0 else 0.0
 
 
-def _check(study: Study) -> None:
-    """What can be known to be wrong before anything starts."""
+def _check(study: Study) -> dict[Any, Any]:
+    """What can be known to be wrong before anything starts; what was built for that, for the first trial's use."""
+    kept: dict[Any, Any] = {}
     config = spaces.build(study.space)
     check = getattr(study.objective, "check", None)
     if check is not None:
         with torch.random.fork_rng(devices=[]):
-            check(config, Run(study.key.child("trial", 0).integer(), 0, study.key))
+            check(config, Run(study.key.child("trial", 0).integer(), 0, study.key, kept=kept))
+    return kept
 
 
 def uri_of(track: str | None, store: Path) -> str:

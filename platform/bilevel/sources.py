@@ -78,9 +78,6 @@ def check_unchanged(recorded: Mapping[str, str], now: Mapping[str, str]) -> None
 
 
 def _run(file: Path) -> ModuleType:
-    folder = str(file.parent)
-    if folder not in sys.path:  # a study may import its neighbours
-        sys.path.insert(0, folder)
     for name in _imported:  # another study's neighbours, or this one's before they were edited
         sys.modules.pop(name, None)
     name = f"bilevel_study_{file.stem}"
@@ -90,19 +87,23 @@ def _run(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     before = set(sys.modules)
     sys.modules[name] = module  # so that its classes can be found, and pickled by value for the workers
+    folder = str(file.parent)
+    sys.path.insert(0, folder)  # a study may import its neighbours
     try:
         spec.loader.exec_module(module)
     except BadInput as error:
         raise type(error)(f"{_line(file, error)}: {error}") from error
-    except Exception as error:  # the user's code may raise anything: it becomes one message with her own line
+    except (Exception, SystemExit) as error:  # whatever the user's code raises: one message with her own line
         raise BadInput(f"{_line(file, error)}: {type(error).__name__}: {error}") from error
     finally:
+        # For later imports, but behind the libraries: a study in `ray.py` must not pass for Ray.
+        sys.path[:] = [*(entry for entry in sys.path if entry != folder), folder]
         new = [n for n in sys.modules if n not in before]
         _imported[:] = [n for n in new if n == name or _below(sys.modules[n], file.parent)]
     return module
 
 
-def _line(file: Path, error: Exception) -> str:
+def _line(file: Path, error: BaseException) -> str:
     """`file:line` of the study's own last line in the traceback."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"

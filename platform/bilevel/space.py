@@ -7,7 +7,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union
 
@@ -237,13 +237,16 @@ def _check(hint: Any, value: Any, where: str) -> None:
 
 def _fits(hint: Any, value: Any) -> bool:
     """Whether a value is of an annotated type, as far as plain types go; what is beyond them is let through."""
+    if hint is Any:
+        return True
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(option, value) for option in typing.get_args(hint))
     if origin is Literal:
         return value in typing.get_args(hint)
-    if origin is tuple:
-        return isinstance(value, tuple | list)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        parts = [part for part in typing.get_args(hint) if part is not Ellipsis]
+        return isinstance(value, tuple | list) and all(any(_fits(part, v) for part in parts) for v in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

@@ -205,7 +205,9 @@ def ask(study: Study, number: int) -> Asked:
 
 def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:
     """How a trial ends; one that never reported its metric, or one that is not finite, has failed."""
-    value = trial.best if study.value == "best" else trial.metrics.get(study.metric)
+    value = trial.metrics.get(study.metric)
+    if study.value == "best" and trial.best is not None:
+        value = trial.best
     if state == "completed" and value is None:
         known = ", ".join(sorted(trial.metrics)) or "nothing"
         state, reason = "failed", f"never reported {study.metric!r}; it reported {known}"

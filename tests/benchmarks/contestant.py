@@ -5,7 +5,7 @@
     {"do": "time", "iterations": 3}    -> {"ms": [...]}  meta-iterations, each with its outer Adam step
     {"do": "memory"}                   -> {"mb": 431.2}  peak of this process, or of its largest Ray worker
 
-NAME is `plain` or a peer of `sides.py`, or `bilevel` (`ours.py`), or `gemm` (`limit.py`). The `.npz` holds the arrays of
+NAME is `plain` or a peer (`sides.py`), `bilevel` (`ours.py`) or `gemm` (`limit.py`). The `.npz` holds the arrays of
 `cases.episodes` and the weights `w0`, `w1`, ... The end of stdin ends the process.
 """
 

@@ -119,7 +119,8 @@ def _memory_of(shared: Any, item: int) -> dict[str, float]:
 def _episodes(arrays: dict[str, np.ndarray], kind: torch.dtype) -> tuple[Episode, ...]:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     tensors = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
-    return tuple(
-        Episode(*(Batch(tensors[f"{part}_x"][task], tensors[f"{part}_y"][task]) for part in ("support", "query")))
-        for task in range(len(tensors["support_x"]))
-    )
+
+    def batch(part: str, task: int) -> Batch:  # a copy: a view would travel to the workers with all that it views
+        return Batch(tensors[f"{part}_x"][task].clone(), tensors[f"{part}_y"][task].clone())
+
+    return tuple(Episode(batch("support", task), batch("query", task)) for task in range(len(tensors["support_x"])))

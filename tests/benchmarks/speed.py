@@ -19,7 +19,7 @@ difference from the definition, `x limit` the time in multiples of what its matr
 cores (`limit.py`). A ratio among the bars is the median over rounds of the ratios within a round. Times of a loaded
 machine mean nothing; its load is printed first.
 
-Exit status: 0, also where a bar is missed; 1 if a gradient differs or a contestant fails.
+Progress goes to stderr. Exit status: 0, also where a bar is missed; 1 if a gradient differs or a contestant fails.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def measure(case: Case, taking_part: Sequence[Entry], rounds: int, ours_only: bo
     found = {entry.label: Measured() for entry in taking_part}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        _say(f"{case.name}: checking the gradients of {len(taking_part)} contestants")
         reference = _gradient(PLAIN, case, folder, ours_only)
         for entry in taking_part:
             gap = _gradient(entry, case, folder, ours_only) - reference
@@ -132,8 +133,13 @@ def measure(case: Case, taking_part: Sequence[Entry], rounds: int, ours_only: bo
             for entry in (*taking_part, *GEMM):
                 teams.append(Team(entry, case, folder, "float32", ours_only))
                 stack.callback(teams[-1].close)
+            _say(f"{case.name}: timing {rounds} rounds")
             _time(teams, rounds, found)
     return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _gradient(entry: Entry, case: Case, folder: Path, ours_only: bool) -> np.ndarray:

@@ -72,12 +72,13 @@ class Process:
 
     def close(self) -> None:
         """End it in good order."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        with self._process:  # closes its pipes, and waits
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
 
     def _gone(self) -> Failed:
         tail = "\n".join(self._log.read_text().splitlines()[-15:])

@@ -212,7 +212,7 @@ def test_torch_defaults_of_the_driver_hold_on_workers() -> None:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("place", [Inline(), Ray(workers=1)], ids=PLACES)
 def test_a_study_file_may_import_its_neighbours(
     place: Inline | Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +234,7 @@ def test_a_study_file_may_import_its_neighbours(
     assert results == [{"twice": 2}, {"twice": 8}]
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("place", [Inline(), Ray(workers=1)], ids=PLACES)
 def test_close_may_be_called_twice_and_with_work_left(place: Inline | Ray) -> None:
     executor = place.open()
     executor.submit(0, Units(scaled, {"w": torch.ones(2)}, tuple(range(50))))

@@ -90,8 +90,8 @@ class _Gather(torch.autograd.Function):
         return gather(x, win)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Scatter.apply(grad, ctx.win), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Scatter.apply(grad, ctx.win), None  # type: ignore[no-untyped-call]
 
 
 class _Scatter(torch.autograd.Function):
@@ -101,8 +101,8 @@ class _Scatter(torch.autograd.Function):
         return scatter(cols, win)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Gather.apply(grad, ctx.win), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Gather.apply(grad, ctx.win), None  # type: ignore[no-untyped-call]
 
 
 class _Convolve(torch.autograd.Function):
@@ -116,9 +116,9 @@ class _Convolve(torch.autograd.Function):
         return torch.bmm(cols, kernels.transpose(1, 2))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
         x, kernels, cols = ctx.saved_tensors
-        to_x, to_kernels = _ConvolveBack.apply(grad, x, kernels, cols, ctx.win, ctx.needs_input_grad[0])
+        to_x, to_kernels = _ConvolveBack.apply(grad, x, kernels, cols, ctx.win, ctx.needs_input_grad[0])  # type: ignore[no-untyped-call]
         return to_x, to_kernels, None
 
 
@@ -136,18 +136,18 @@ class _ConvolveBack(torch.autograd.Function):
         return to_x, _products(grad, cols)
 
     @staticmethod
-    def backward(ctx: Any, from_x: Tensor | None, from_kernels: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, from_x: Tensor | None, from_kernels: Tensor | None) -> Any:
         grad, x, kernels, cols = ctx.saved_tensors
         win, tasks = ctx.win, len(kernels)
         if torch.is_grad_enabled():  # a third derivative: nothing may be constant
-            cols = _Gather.apply(x, win).view(cols.shape)
+            cols = _Gather.apply(x, win).view(cols.shape)  # type: ignore[no-untyped-call]
         to_grad = to_x = to_kernels = None
         if from_kernels is not None:
             to_grad = torch.bmm(cols, from_kernels.transpose(1, 2))
             if ctx.needs_input_grad[1]:
-                to_x = _Scatter.apply(torch.bmm(grad, from_kernels).view(_windows(x, win)), win)
+                to_x = _Scatter.apply(torch.bmm(grad, from_kernels).view(_windows(x, win)), win)  # type: ignore[no-untyped-call]
         if from_x is not None:
-            spread = _Gather.apply(from_x, win).view(tasks, -1, kernels.shape[2])
+            spread = _Gather.apply(from_x, win).view(tasks, -1, kernels.shape[2])  # type: ignore[no-untyped-call]
             back = kernels.transpose(1, 2)
             to_grad = torch.bmm(spread, back) if to_grad is None else torch.baddbmm(to_grad, spread, back)
             to_kernels = _products(grad, spread)
@@ -194,7 +194,7 @@ def convolve(
         return torch.cat([convolve(a, b, c, stride, pads, dilation, 1) for a, b, c in parts], 2)
     last = x.permute(0, 1, 3, 4, 2).reshape(tasks * samples, *win.size, channels)
     kernels = weight.permute(0, 1, 3, 4, 2).reshape(tasks, weight.shape[1], -1)
-    out: Tensor = _Convolve.apply(last, kernels, win)
+    out: Tensor = _Convolve.apply(last, kernels, win)  # type: ignore[no-untyped-call]
     if bias is not None:
         out = out + bias.unsqueeze(1)
     return out.view(tasks, samples, *win.out, -1).permute(0, 1, 4, 2, 3)

@@ -1,5 +1,7 @@
 """Which layers need more than a rule for their functions: normalization with a policy, recurrence over time?"""
 
+# ruff: noqa: ARG001, A002  signatures are torch's
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bilevel.batched.functions import gru_step, lstm_step, per_channel
+from bilevel.batched.functions import per_channel
 from bilevel.batched.normalization import apply, moments, over_rows
-from bilevel.batched.tensors import PerTask, Unsupported, current, raw
+from bilevel.batched.tensors import PerTask, Unsupported, current, raw, rule
 from bilevel.errors import BadInput
 
 Forward = Callable[..., Any]
@@ -20,7 +22,7 @@ Forward = Callable[..., Any]
 def batch_normalization(name: str, layer: nn.modules.batchnorm._BatchNorm) -> Forward:
     """The layer's forward over many tasks: statistics of the batch at hand, or those given; running ones never."""
 
-    def forward(input: Any) -> PerTask:  # noqa: A002
+    def forward(input: Any) -> PerTask:
         call = current.get()
         x = raw(input, call.tasks)
         if call.use is not None:
@@ -60,10 +62,10 @@ def _of(name: str, given: dict[str, Tensor], ndim: int) -> Tensor:
 
 
 def recurrent(layer: nn.RNNBase) -> Forward:
-    """GRU, LSTM or RNN as an explicit loop over time; torch's own kernels lack a second derivative or a batched form."""
+    """GRU, LSTM or RNN as a loop over time; torch's kernels lack a second derivative or a batched form."""
 
-    def forward(input: Any, hx: Any = None) -> tuple[Any, Any]:  # noqa: A002
-        if not isinstance(input, Tensor) or input.dim() != 3 or getattr(layer, "proj_size", 0):
+    def forward(input: Any, hx: Any = None) -> tuple[Any, Any]:
+        if not isinstance(input, Tensor) or input.dim() != 3 or layer.proj_size > 0:
             raise Unsupported(f"'{type(layer).__name__}' with packed or single sequences or with proj_size")
         x = input.transpose(0, 1) if layer.batch_first else input
         lstm, directions = layer.mode == "LSTM", 1 + layer.bidirectional
@@ -104,3 +106,37 @@ def _sweep(layer: nn.RNNBase, x: Any, state: Any, suffix: str) -> tuple[Any, Any
             state = (torch.relu if layer.mode == "RNN_RELU" else torch.tanh)(part + F.linear(state, wh, bh))
         outputs.append(state[0] if layer.mode == "LSTM" else state)
     return torch.stack(outputs[::-1] if suffix.endswith("reverse") else outputs), state
+
+
+@rule("gru_cell")
+def gru_cell(func: Any, x: Any, h: Any, wx: Any, wh: Any, bx: Any = None, bh: Any = None) -> Any:
+    """One step of a gated recurrent unit (Cho et al. 2014), gates in torch's order: reset, update, new."""
+    return gru_step(F.linear(x, wx, bx), h, wh, bh)
+
+
+def gru_step(projected: Any, h: Any, wh: Any, bh: Any) -> Any:
+    """The step with the input's part, [samples, 3 * hidden], already computed."""
+    (xr, xz, xn), (hr, hz, hn) = projected.chunk(3, -1), F.linear(h, wh, bh).chunk(3, -1)
+    update = torch.sigmoid(xz + hz)
+    new = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
+    return new + update * (h - new)
+
+
+@rule("lstm_cell")
+def lstm_cell(func: Any, x: Any, state: Any, wx: Any, wh: Any, bx: Any = None, bh: Any = None) -> Any:
+    """One step of a long short-term memory (Hochreiter and Schmidhuber 1997), gates in torch's order: i, f, g, o."""
+    return lstm_step(F.linear(x, wx, bx), state, wh, bh)
+
+
+def lstm_step(projected: Any, state: Any, wh: Any, bh: Any) -> tuple[Any, Any]:
+    """The step with the input's part, [samples, 4 * hidden], already computed; `state` is (hidden, cell)."""
+    i, f, g, o = (projected + F.linear(state[0], wh, bh)).chunk(4, -1)
+    cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+@rule("rnn_tanh_cell rnn_relu_cell")
+def rnn_cell(func: Any, x: Any, h: Any, wx: Any, wh: Any, bx: Any = None, bh: Any = None) -> Any:
+    """One step of Elman's network (1990)."""
+    act = torch.relu if "relu" in func.__name__ else torch.tanh
+    return act(F.linear(x, wx, bx) + F.linear(h, wh, bh))

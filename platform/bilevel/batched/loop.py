@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from bilevel.batched.functions import attend, dot_product
+from bilevel.batched.attention import attend, dot_product
 from bilevel.batched.layers import recurrent, refuse_single_value
 from bilevel.batched.modes import changed
 from bilevel.batched.tensors import Call, Statistics
@@ -25,8 +25,10 @@ from bilevel.errors import BadInput
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d")
 
 
-def forward(module: nn.Module, weights: Mapping[str, Tensor], x: Tensor, call: Call) -> Tensor:
-    """Outputs [tasks, samples, ...], task by task; arguments as of `Network`."""
+def forward(
+    module: nn.Module, parts: Sequence[tuple[str, nn.Module]], weights: Mapping[str, Tensor], x: Tensor, call: Call
+) -> Tensor:
+    """Outputs [tasks, samples, ...], task by task; `parts` are the module's by name; else as for `Network`."""
     outputs, recorded = [], []
     for task in range(call.tasks):
         one = replace(
@@ -37,7 +39,7 @@ def forward(module: nn.Module, weights: Mapping[str, Tensor], x: Tensor, call: C
             use=None if call.use is None else _slice(call.use, task),
             passes={},
         )
-        with _double_differentiable(), changed(module, call.training, _Layers(one)), _Dropout(one), _seeded(one):
+        with _double_differentiable(), changed(parts, call.training, _Layers(one)), _Dropout(one), _seeded(one):
             outputs.append(torch.func.functional_call(module, {n: w[task] for n, w in weights.items()}, (x[task],)))
         recorded.append(one.record)
     if call.record is not None:
@@ -98,7 +100,7 @@ def _plain_kernels(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     def plain(*args: Any, **kwargs: Any) -> Any:
         mkldnn, cudnn = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
-        torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False
+        torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False  # type: ignore[assignment]
         try:
             return forward(*args, **kwargs)
         finally:

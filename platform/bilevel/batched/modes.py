@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +11,14 @@ from torch import nn
 
 @contextmanager
 def changed(
-    module: nn.Module, training: bool, forward: Callable[[str, nn.Module], Callable[..., Any] | None]
+    parts: Sequence[tuple[str, nn.Module]],
+    training: bool,
+    forward: Callable[[str, nn.Module], Callable[..., Any] | None],
 ) -> Iterator[None]:
-    """Within, each part of `module` is in the mode `training` and has the forward that `forward` gives for it, if any."""
+    """Within, each part of a module is in the mode `training` and has the forward that `forward` gives, if any."""
     before: list[tuple[dict[str, Any], bool, Any]] = []
     try:
-        for name, part in module.named_modules():
+        for name, part in parts:
             own = part.__dict__
             before.append((own, own["training"], own.get("forward")))
             own["training"] = training

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel.batched import layers, loop
-from bilevel.batched import functions as functions  # enters the rules
+from bilevel.batched import attention, functions, layers, loop
 from bilevel.batched.modes import changed
 from bilevel.batched.tensors import Call, PerTask, Statistics, Unsupported, current
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
+
+_RULEBOOKS = (functions, attention, layers)  # entered when imported
 
 
 class Network:
@@ -38,6 +39,14 @@ class Network:
     def __init__(self, module: nn.Module, *, batched: bool = True) -> None:
         self.module = module
         self.batched = batched
+        self._parts = list(module.named_modules())
+        self._places: list[tuple[str, nn.Module, str]] = []
+        names: dict[int, str] = {}
+        for prefix, part in self._parts:
+            for local, parameter in part._parameters.items():
+                if parameter is not None and parameter.requires_grad:
+                    name = names.setdefault(id(parameter), f"{prefix}.{local}" if prefix else local)
+                    self._places.append((name, part, local))
         self.normalizes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
     def start(self) -> dict[str, Tensor]:
@@ -87,17 +96,18 @@ class Network:
         tasks = x.shape[0]
         if keys is not None and len(keys) != tasks:
             raise BadInput(f"{len(keys)} keys for {tasks} tasks; give one key a task")
+        self._check(weights, tasks)
         call = Call(tasks, training, keys, record, use)
         if not self.batched:
-            return loop.forward(self.module, weights, x, call)
+            return loop.forward(self.module, self._parts, weights, x, call)
         token = current.set(call)
         try:
-            with self._filled(weights, tasks), self._layers(training):
+            with self._filled(weights), changed(self._parts, training, _own_forward):
                 out = self.module(PerTask(x))
         finally:
             current.reset(token)
         if isinstance(out, PerTask):
-            return out.inner
+            return out.each
         if not isinstance(out, Tensor):
             raise Unsupported(f"the network returns a {type(out).__name__}, not one tensor")
         return out.expand(tasks, *out.shape)
@@ -129,35 +139,24 @@ class Network:
                     part.running_var = statistics.var[name].detach().clone().flatten()
         return module.eval()
 
-    @contextmanager
-    def _filled(self, weights: dict[str, Tensor], tasks: int) -> Iterator[None]:
-        """Within, the trainable parameters, at all their places, are the given weights."""
-        places: list[tuple[dict[str, Any], str, Any]] = []
-        names: dict[int, str] = {}
-        try:
-            for prefix, part in self.module.named_modules():
-                for local, parameter in part._parameters.items():
-                    if parameter is None or not parameter.requires_grad:
-                        continue
-                    name = names.setdefault(id(parameter), f"{prefix}.{local}" if prefix else local)
-                    value = weights.get(name)
-                    if value is None or value.shape[0] != tasks or value.shape[1:] != parameter.shape:
-                        shape = None if value is None else tuple(value.shape)
-                        raise BadInput(
-                            f"weight '{name}' is {shape}, wanted {(tasks, *parameter.shape)}: [tasks, *shape of the start]"
-                        )
-                    places.append((part._parameters, local, parameter))
-                    part._parameters[local] = PerTask(value)  # type: ignore[assignment]
-            yield
-        finally:
-            for table, local, parameter in reversed(places):
-                table[local] = parameter
+    def _check(self, weights: dict[str, Tensor], tasks: int) -> None:
+        for name, part, local in self._places:
+            value, shape = weights.get(name), part._parameters[local].shape  # type: ignore[union-attr]
+            if value is None or value.shape != (tasks, *shape):
+                given = "missing" if value is None else tuple(value.shape)
+                raise BadInput(f"weight '{name}' is {given}; wanted {(tasks, *shape)}: [tasks, *shape] as in start()")
 
     @contextmanager
-    def _layers(self, training: bool) -> Iterator[None]:
-        """Within, layers that have a rule of their own follow it, and the module is in the mode asked for."""
-        with changed(self.module, training, _own_forward):
+    def _filled(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Within, the trainable parameters, at all their places, are the given weights."""
+        before = [(part._parameters, local, part._parameters[local]) for _, part, local in self._places]
+        try:
+            for name, part, local in self._places:
+                part._parameters[local] = PerTask(weights[name])  # type: ignore[assignment]
             yield
+        finally:
+            for table, local, parameter in before:
+                table[local] = parameter
 
 
 def _own_forward(name: str, part: nn.Module) -> Callable[..., Any] | None:

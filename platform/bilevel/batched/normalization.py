@@ -41,7 +41,7 @@ def over_rows(x: Tensor, scale: Tensor, shift: Tensor, eps: float, relu: bool) -
     Equal to `normalize(x, (1,), ...)`, in fewer passes over memory: first and second derivatives are worked out by
     hand. `scale` and `shift` are [tasks, 1, channels].
     """
-    out: Tensor = _OverRows.apply(x, scale, shift, eps, relu)
+    out: Tensor = _OverRows.apply(x, scale, shift, eps, relu)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -65,9 +65,9 @@ class _OverRows(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, scale, normed, factor, y = ctx.saved_tensors
-        return (*_OverRowsBack.apply(grad, x, scale, normed, factor, y, ctx.eps, ctx.relu), None, None)
+        return (*_OverRowsBack.apply(grad, x, scale, normed, factor, y, ctx.eps, ctx.relu), None, None)  # type: ignore[no-untyped-call]
 
 
 class _OverRowsBack(torch.autograd.Function):
@@ -99,7 +99,7 @@ class _OverRowsBack(torch.autograd.Function):
         return to_x, to_scale, to_shift
 
     @staticmethod
-    def backward(ctx: Any, w: Tensor, p: Tensor, q: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, w: Tensor, p: Tensor, q: Tensor) -> Any:
         """The gradient of sum(w dx) + p dscale + q dshift in `grad`, `x` and `scale`."""
         grad, x, scale, normed, factor, y, d, sum_d, sum_dn = ctx.saved_tensors
         if torch.is_grad_enabled():  # a third derivative: nothing may be constant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from bilevel.episodes import Key
 from bilevel.errors import BadInput
 
 
-class Unsupported(Exception):
-    """An operation that cannot be computed for many tasks at once; `verify` turns it into a verdict."""
+class Unsupported(BadInput):
+    """What cannot be computed for many tasks at once: `verify` makes it a verdict, `batched=False` goes without."""
 
 
 @dataclass
@@ -85,17 +86,29 @@ current: ContextVar[Call] = ContextVar("current")
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
-"""By a function's name (`torch.add`, `Tensor.add` and `F.add` are one): raw result for arguments in which tasks lead."""
+"""By a function's name (`torch.relu`, `Tensor.relu` and `F.relu` are one): what computes it for many tasks."""
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a rule under the names of the functions that it computes. It is called with the function and its arguments."""
+def rule(names: str) -> Callable[[Rule], Rule]:
+    """Enter a rule under the names (parted by blanks) of the functions that it computes.
+
+    It is called with the function and its arguments, of which at least one is `PerTask`.
+    """
 
     def enter(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
+        RULES.update(dict.fromkeys(names.split(), function))
         return function
 
     return enter
+
+
+_METADATA = """size dim ndimension numel nelement stride is_floating_point is_complex is_signed element_size __len__
+    get_device is_contiguous storage_offset __hash__ __repr__"""
+_FORBIDDEN = """__bool__ item tolist numpy __int__ __float__ __index__ __contains__ __array__ is_nonzero allclose equal
+    nonzero masked_select unique backward requires_grad_"""
+_UNKEYED = """bernoulli bernoulli_ rand_like randn_like randint_like normal_ uniform_ multinomial poisson rrelu
+    alpha_dropout feature_alpha_dropout"""
+METADATA, FORBIDDEN, UNKEYED = (frozenset(names.split()) for names in (_METADATA, _FORBIDDEN, _UNKEYED))
 
 
 class PerTask(torch.Tensor):
@@ -110,7 +123,7 @@ class PerTask(torch.Tensor):
 
         `pending(True)` is that value with ReLU behind it, which normalization does in the same breath.
         """
-        self: PerTask = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self: PerTask = torch.Tensor._make_wrapper_subclass(
             cls, inner.shape[1:], dtype=inner.dtype, device=inner.device
         )
         self.held = None if pending else inner
@@ -118,7 +131,7 @@ class PerTask(torch.Tensor):
         return self
 
     @property
-    def inner(self) -> Tensor:
+    def each(self) -> Tensor:
         """[tasks, *shape]."""
         if self.held is None:
             self.held = self.pending(False)  # type: ignore[misc]
@@ -141,6 +154,8 @@ class PerTask(torch.Tensor):
                 return func(*args, **kwargs)
         if name in FORBIDDEN:
             raise Unsupported(f"'{name}' of a value that differs from task to task (data-dependent control flow)")
+        if name in UNKEYED:
+            raise Unsupported(f"'{name}' draws random numbers that no key decides")
         inplace = bool(kwargs.pop("inplace", False))
         if name.startswith("__i") and name in INPLACE:
             name, inplace = INPLACE[name], True
@@ -157,23 +172,16 @@ class PerTask(torch.Tensor):
         return result
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Nothing may slip past the rules."""
         raise Unsupported(f"'{func}' went around the rules")
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"PerTask({tuple(self.shape)}, tasks={self.inner.shape[0]})"
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"PerTask({tuple(self.shape)}, tasks={self.each.shape[0]})"
 
 
-METADATA = frozenset(
-    "size dim ndimension numel nelement stride is_floating_point is_complex is_signed element_size __len__ get_device "
-    "is_contiguous __hash__ is_tensor is_nonzero_hint storage_offset __repr__ is_same_size is_inference".split()
-)
-FORBIDDEN = frozenset(
-    "__bool__ item tolist numpy __int__ __float__ __index__ __contains__ __iter_data__ is_nonzero allclose equal "
-    "nonzero masked_select unique __array__ cpu_data backward requires_grad_ bernoulli rand_like randn_like "
-    "randint_like normal_ uniform_ multinomial poisson rrelu alpha_dropout feature_alpha_dropout".split()
-)
 INPLACE = {
     "__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div", "__ipow__": "pow",
 }  # fmt: skip
@@ -183,7 +191,7 @@ def _overwrite(target: PerTask, result: Any, name: str) -> PerTask:
     """Give `target` the value of an in-place function; the graph sees a new value, as it should."""
     if not isinstance(result, PerTask) or result.shape != target.shape or result.dtype != target.dtype:
         raise Unsupported(f"'{name}' in place changes shape or type")
-    target.held, target.pending = result.inner, None
+    target.held, target.pending = result.each, None
     return target
 
 
@@ -200,7 +208,9 @@ def by_vmap(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
         return func(*positional, **named)
 
     try:
-        result = torch.func.vmap(single)(*(leaves[i].inner for i in where))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # slow, yet right
+            result = torch.func.vmap(single)(*(leaves[i].each for i in where))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         name = getattr(func, "__name__", str(func))
         raise Unsupported(f"'{name}' has no rule and vmap refuses it: {str(error).splitlines()[0]}") from error
@@ -210,14 +220,14 @@ def by_vmap(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
 def raw(value: Any, tasks: int) -> Tensor:
     """[tasks, *shape] of a wrapped tensor; of a plain one, the same for all tasks."""
     if isinstance(value, PerTask):
-        return value.inner
+        return value.each
     tensor: Tensor = value
     return tensor.expand(tasks, *tensor.shape)
 
 
 def tasks_of(*values: Any) -> int:
     """How many tasks are side by side."""
-    return next(int(value.inner.shape[0]) for value in values if isinstance(value, PerTask))
+    return next(int(value.each.shape[0]) for value in values if isinstance(value, PerTask))
 
 
 def align(values: Sequence[Any], rank: int = 0) -> list[Any]:
@@ -226,7 +236,7 @@ def align(values: Sequence[Any], rank: int = 0) -> list[Any]:
     lined = []
     for value in values:
         if isinstance(value, PerTask):
-            inner, missing = value.inner, rank - value.dim()
+            inner, missing = value.each, rank - value.dim()
             lined.append(inner if not missing else inner[(slice(None),) + (None,) * missing])
         else:
             lined.append(value)

@@ -46,7 +46,12 @@ def verify(module: nn.Module, x: Tensor, y: Tensor | None = None, *, tolerance: 
     x = x.double() if x.is_floating_point() else x
     generator = torch.Generator().manual_seed(0)
     weights, inputs = _several(Network(module).start(), generator), _inputs(x, generator)
-    wanted = _trace(Network(module, batched=False), weights, inputs, y)
+    try:
+        wanted = _trace(Network(module, batched=False), weights, inputs, y)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"the network does not work on inputs {tuple(x.shape)}: {_first_line(error)}") from error
     try:
         found = _trace(Network(module), weights, inputs, y)
     except Unsupported as error:
@@ -59,12 +64,16 @@ def verify(module: nn.Module, x: Tensor, y: Tensor | None = None, *, tolerance: 
         )
     worst, where = 0.0, ""
     for stage, values in wanted.items():
-        error, name = _distance(found[stage], values)
-        if not error <= worst:
-            worst, where = error, f"{stage}{name and f' of {name!r}'}"
+        distance, name = _distance(found[stage], values)
+        if not distance <= worst:
+            worst, where = distance, f"{stage}{name and f' of {name!r}'}"
     if not worst <= tolerance:
         return Verdict(False, worst, f"{where} differs from the loop by {worst:.1e} (relative, float64)")
     return Verdict(True, worst, "")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _several(start: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -105,7 +114,8 @@ def _trace(
 
 def _loss(outputs: Tensor, y: Tensor | None) -> Tensor:
     """Summed over tasks, so that each has the gradient of its own loss."""
-    if y is not None and not y.is_floating_point() and outputs.ndim == 3 and y.ndim == 1:
+    classed = y is not None and not y.is_floating_point() and outputs.ndim == 3 and outputs.shape[1:2] == y.shape
+    if y is not None and classed and y.max() < outputs.shape[2]:  # not one logit, nor too few outputs
         log = torch.log_softmax(outputs, -1)
         return -log.gather(-1, y.view(1, -1, 1).expand(len(outputs), -1, 1)).mean((1, 2)).sum()
     target = torch.randn(outputs.shape[1:], generator=torch.Generator().manual_seed(1)).to(outputs)

@@ -21,6 +21,7 @@ from bilevel.execute import guard
 
 # Read when Ray is imported, or by the processes that it starts; a user's own values win.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 has workers wait for everything else on the machine
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning per worker without a GPU
 
 import ray
@@ -38,20 +39,23 @@ class _Guard:
     @classmethod
     def post(cls) -> _Guard:
         mark = uuid.uuid4().hex
+        arguments = [sys.executable, "-I", "-S", guard.__file__, mark, str(os.getpid())]
+        nothing = subprocess.DEVNULL
         # A session of its own: Ctrl-C at the terminal is not for it.
-        arguments = [sys.executable, "-I", "-S", guard.__file__, mark]
-        return cls(mark, subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True))
+        process = subprocess.Popen(arguments, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+        return cls(mark, process)
 
     def dismiss(self) -> None:
         """End what is left of the cluster (a stopped worker never hears that it should go), then the guard."""
         guard.end(self.mark, grace=2.0)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        self.process.kill()
         self.process.wait()
 
 
 REACH = 3.0
 """Seconds for the head of a cluster to accept a connection."""
+SECONDS = 4
+"""For a head that listens to let us in: Ray asks 20 times, a second apart, even if it is the token that is wrong."""
 START = 2
 """Attempts to start a local cluster: Ray gives its raylet 30 s to register, which a loaded machine can miss."""
 
@@ -110,11 +114,13 @@ def connect(address: str | None, workers: int | None, threads: int) -> Cluster:
     if ray.is_initialized():
         return Cluster()
     address = address or os.environ.get("RAY_ADDRESS")
-    ray._private.worker._worker_logs_enabled = False  # else "a worker died" goes to stdout, which is for results
+    posted = None
     if address:
         _attach(address)
-        return Cluster(joined=True)
-    return _start(workers, threads)
+    else:
+        posted = _start(workers, threads)
+    ray._private.worker._worker_logs_enabled = False  # else "a worker died" goes to stdout, which is for results
+    return Cluster(joined=True, guard=posted)
 
 
 def by_value(code: Sequence[str]) -> None:
@@ -170,17 +176,21 @@ def _attach(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), REACH).close()
         except OSError as error:
             raise BadInput(f"no Ray cluster at {address} ({error}); {cure}") from error
+    constants = ray._private.ray_constants
+    patience, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, SECONDS
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise BadInput(f"no Ray cluster could be joined at {address} ({reason}); {cure}") from error
+    finally:
+        constants.NUM_REDIS_GET_RETRIES = patience
 
 
 # -- a cluster of our own ----------------------------------------------------------------------------------------------
 
 
-def _start(workers: int | None, threads: int) -> Cluster:
+def _start(workers: int | None, threads: int) -> _Guard:
     posted = _Guard.post()
     options: dict[str, Any] = {
         "address": "local",
@@ -216,7 +226,7 @@ def _start(workers: int | None, threads: int) -> Cluster:
     finally:
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = True
     _protect_token()
-    return Cluster(joined=True, guard=posted)
+    return posted
 
 
 @contextlib.contextmanager

@@ -175,9 +175,9 @@ def line(error: Exception) -> str:
     _, found, detail = text.partition("Worker exit detail: ")
     if found:
         return detail.partition(". ")[0]
-    if text.endswith(")") or "Traceback" not in text:
-        return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
-    return text.rpartition("\n")[2]  # the exception that was raised over there
+    if isinstance(error, ray.exceptions.RayTaskError) or "creation task" in text:
+        return text.rpartition("\n")[2]  # after the frames, the exception that was raised over there
+    return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
 
 
 def _kill(pid: int) -> None:

@@ -1,8 +1,8 @@
 """Who ends the processes of a local cluster, if the driver is killed and can no longer do it?
 
-Run as a process of its own (`python -I -S guard.py MARK`) that waits for its standard input to end, which it does when
-the driver goes, however that happens. Ray alone would leave two agents behind for a minute, and workers that are
-stopped for ever. Processes are known by a mark in their environment, which children inherit. Standard library only.
+Run as a process of its own (`python -I -S guard.py MARK PID`) that waits until the driver PID is no longer its parent,
+however that happens. Ray alone would leave two agents behind for a minute, and workers that are stopped for ever.
+Processes are known by a mark in their environment, which children inherit. Standard library only.
 """
 
 from __future__ import annotations
@@ -41,5 +41,6 @@ def end(mark: str, grace: float = 0.0, limit: float = 10.0) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()
+    while os.getppid() == int(sys.argv[2]):
+        time.sleep(0.2)
     end(sys.argv[1])

@@ -9,12 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from bilevel import trees
-from bilevel.errors import BadInput
 from bilevel.events import Done, Fault, Lost, Tree, Units
-from bilevel.execute.worker import Raised, Settings, compute, settled
+from bilevel.execute.worker import Raised, Settings, compute, keep_memory, settled, usable
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,9 @@ class InlineExecutor:
     """`bilevel.events.Executor` in this process: `submit` queues, `poll` computes."""
 
     def __init__(self, threads: int, device: str) -> None:
-        try:
-            self._device = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by an AssertionError
-            reason = str(error).splitlines()[0]
-            raise BadInput(
-                f"device {device!r} cannot be used here: {reason}; leave --device out for the CPU"
-            ) from error
+        self._device = usable(device)
         self._settings = Settings.here(threads)
+        keep_memory()
         self._tickets: deque[_Ticket] = deque()
 
     @property

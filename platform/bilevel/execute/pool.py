@@ -141,6 +141,7 @@ class Pool:
             self._lose(unit, f"{type(error).__name__}: {error}")
             return
         member.knows.difference_update(gone)
+        member.warm.difference_update(gone)
         member.knows.update((work.key, ticket.key))
         now = time.monotonic()
         member.calls.append(Call(ref, unit, now, now))

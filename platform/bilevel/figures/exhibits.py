@@ -56,7 +56,7 @@ def fitted(support: Mapping[str, NDArray[Any]], query: Mapping[str, NDArray[Any]
                 linewidth=1.6,
                 label="after 1 step",
             )
-        called = f"after {steps} step{'s' if steps != 1 else ''}"
+        called = _after(steps)
         axis.plot(x[order], after[order], color=style.BLUE, linewidth=2, label=called)
         given = _flat(support["x"][task])[points], _flat(support["y"][task])[points]
         axis.plot(*given, "o", color=style.VERMILLION, markersize=6, label=f"the {points.sum()} support points")
@@ -84,7 +84,7 @@ def letters(
     invert = float(np.mean(images)) < 0.5 * (float(images.min()) + float(images.max()))
     for part, (step, labels) in zip(parts, read.items(), strict=True):
         right = float(np.mean(labels == truth))
-        name = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+        name = _after(step)
         part.suptitle(f"{name}: {right:.0%} of {len(truth)} right", fontsize=11)
         axes = part.subplots(rows + 1, len(classes), squeeze=False)
         for column, c in enumerate(classes):
@@ -115,7 +115,7 @@ def certainty(query: Mapping[str, NDArray[Any]], predictions: NDArray[Any]) -> F
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
     axis.set_xlabel("probability of the true class before adaptation")
-    axis.set_ylabel(f"the same after {predictions.shape[1] - 1} steps")
+    axis.set_ylabel(f"the same {_after(predictions.shape[1] - 1)}")
     axis.legend(frameon=False, fontsize=9)
     figure.suptitle("What adaptation does to each query (above the line: better)")
     return figure
@@ -126,7 +126,7 @@ def scatter(query: Mapping[str, NDArray[Any]], predictions: NDArray[Any]) -> Fig
     steps = predictions.shape[1] - 1
     figure, axes = style.sheet(2, width=4.6, height=4.4)
     finite: list[float] = []
-    for axis, step, name in zip(axes, (0, -1), ("before adaptation", f"after {steps} steps"), strict=True):
+    for axis, step, name in zip(axes, (0, -1), (_after(0), _after(steps)), strict=True):
         errors = []
         for task in range(len(predictions)):
             keep = _kept(query, task)
@@ -193,6 +193,10 @@ def _probability(outputs: NDArray[Any], truth: NDArray[Any], keep: NDArray[Any])
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     found: NDArray[Any] = weights[np.arange(len(truth)), truth] / weights.sum(axis=1)
     return found
+
+
+def _after(steps: int) -> str:
+    return "before adaptation" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
 
 
 def _name(number: int) -> str:

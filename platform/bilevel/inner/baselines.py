@@ -38,7 +38,8 @@ def _nearest(support: Batch, query: Batch) -> Tensor:
     gaps = gaps.masked_fill(_weights(support).transpose(1, 2) == 0, torch.inf)
     labels = support.y.gather(1, gaps.argmin(2))
     # At least two columns: one would be read as a logit.
-    return torch.nn.functional.one_hot(labels, max(2, int(support.y.max()) + 1)).to(query.x)
+    scores: Tensor = torch.nn.functional.one_hot(labels, max(2, int(support.y.max()) + 1)).to(query.x)
+    return scores
 
 
 def _mean(support: Batch, query: Batch) -> Tensor:
@@ -56,4 +57,5 @@ def _ridge(support: Batch, query: Batch) -> Tensor:
     x_mean, y_mean = (weight * x).sum(1, keepdim=True) / count, (weight * y).sum(1, keepdim=True) / count
     x, y = weight * (x - x_mean), weight * (y - y_mean)
     gram = x @ x.transpose(1, 2) + RIDGE * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    return y_mean + (query.x.flatten(2) - x_mean) @ x.transpose(1, 2) @ torch.linalg.solve(gram, y)
+    fitted: Tensor = y_mean + (query.x.flatten(2) - x_mean) @ x.transpose(1, 2) @ torch.linalg.solve(gram, y)
+    return fitted

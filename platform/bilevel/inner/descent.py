@@ -65,15 +65,17 @@ class GradientDescent:
         """
         tasks = len(support.x)
         learning = any(tensor.requires_grad for tensor in _tensors(meta))
-        start = {name: weight.expand(tasks, *weight.shape) for name, weight in meta["init"].items()}
+        start = self.init.spread(meta["init"], tasks)
         rates = _rates(meta.get("lr", self.lr), start)
         weights = start
         while True:
-            if not learning:
-                weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+            weights = {
+                name: weight if learning and weight.requires_grad else weight.detach().requires_grad_()
+                for name, weight in weights.items()
+            }
             yield Adapted(weights, support)
             slopes = self._slopes(weights, start, support, keys, exact=learning and self.order == 2)
-            weights = {name: weight - rates[name] * slopes[name] for name, weight in weights.items()}
+            weights = {name: _step(weight, rates[name], slopes[name]) for name, weight in weights.items()}
 
     def _slopes(
         self, weights: Weights, start: Weights, support: Batch, keys: Sequence[Key] | None, *, exact: bool
@@ -112,6 +114,13 @@ class GradientDescent:
         with torch.no_grad():
             network(adapted.weights, adapted.support.x, training=False, record=statistics)
         return network.adapted({name: weight[0].detach() for name, weight in adapted.weights.items()}, statistics)
+
+
+def _step(weight: Tensor, rate: Any, slope: Tensor) -> Tensor:
+    """`weight - rate * slope` in one pass; the weight comes first, so that its order in memory is kept."""
+    if isinstance(rate, Tensor):
+        return torch.addcmul(weight, rate.to(weight.dtype), slope, value=-1)
+    return torch.sub(weight, slope, alpha=rate)
 
 
 def _rates(lr: Any, weights: Weights) -> dict[str, Any]:

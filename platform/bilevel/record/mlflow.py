@@ -1,8 +1,7 @@
-"""How does the journal get into MLflow? A process that follows it in batches until its driver is done, or dies.
+"""What does MLflow hold of a study, and how is it written there so that writing twice is writing once?
 
-Run as `python -m bilevel.record.mlflow` by `bilevel.record.tracking`; no other module imports MLflow. It may be killed
-at any moment: everything is found again by tags, MLflow keeps one copy of a metric written twice with the same
-timestamp, and the tag `bilevel.synced` of the parent says up to where the journal is written for certain.
+The only module that imports MLflow. Runs are found again by tags; MLflow keeps one copy of a metric written twice with
+the same timestamp; the tag `bilevel.synced` of the parent says up to where the journal is written for certain.
 """
 
 from __future__ import annotations
@@ -12,34 +11,21 @@ import getpass
 import json
 import logging
 import os
-import select
-import signal
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 
-from bilevel.record.journal import read
-from bilevel.record.projection import Page, Projection, allowed
-from bilevel.record.tracking import HTTP_TIMEOUT, STATUS_FILE, artifacts, redact, sqlite_file
+from bilevel.record.projection import Page
+from bilevel.record.tracking import artifacts, redact, sqlite_file
 
-CHUNK = 1000  # journal entries between two cursors
-BATCH = 500  # metrics, parameters and tags in one request; MLflow takes 1,000, of 1 MB in all
+BATCH = 500  # metrics in one request; MLflow takes 1,000 things, of 1 MB in all
 SMALL_BATCH = 40  # parameters or tags in one request: they may be 8 KB each
-LOOK_EVERY = 1.0  # seconds between looks at the journal
-LONGEST_WAIT = 15.0  # seconds between attempts during an outage
 WRITERS = 4  # threads, where a server does the work
-COMPARED = 50  # children named in the link that compares them
 
 _log = logging.getLogger("bilevel.record.mlflow")
-
-
-# -- the study's runs in a tracking store ------------------------------------------------------------------------------
 
 
 class Ledger:
@@ -69,7 +55,8 @@ class Ledger:
             if self._one_only(None, run):
                 cursor = int(run.data.tags.get("bilevel.synced", 0))
         if None in self.runs:
-            for run in self._search(f"tags.`mlflow.parentRunId` = '{self.runs[None]}'"):
+            mine = f"tags.`bilevel.kind` = 'trial' and tags.`mlflow.parentRunId` = '{self.runs[None]}'"
+            for run in self._search(mine):
                 self._one_only(int(run.data.tags["bilevel.trial"]), run)
         return cursor
 
@@ -139,7 +126,7 @@ class Ledger:
         return True
 
     def _create(self, number: int | None, page: Page) -> str:
-        tags = {**page.identity, "mlflow.source.name": self._source(), "mlflow.source.type": "LOCAL"}
+        tags = {**page.tags, **page.identity, "mlflow.source.name": self._source(), "mlflow.source.type": "LOCAL"}
         tags["mlflow.user"] = getpass.getuser()
         if number is not None:
             tags["mlflow.parentRunId"] = self.runs[None]
@@ -154,7 +141,7 @@ class Ledger:
         run = known or self._create(number, page)
         points = [Metric(p.name, p.value, p.milliseconds, p.step) for p in page.points]
         params = [Param(*item) for item in page.params.items()]
-        tags = [RunTag(allowed(name), value) for name, value in page.tags.items()]
+        tags = [RunTag(*item) for item in page.tags.items()] if known else []  # a new run has them already
         first = min(len(points), BATCH)
         self._log(run, [*params[:SMALL_BATCH], *points[:first], *tags[:SMALL_BATCH]])
         for items, size in (
@@ -189,7 +176,7 @@ class Ledger:
                 self._log(run, items[len(items) // 2 :])
                 return
             what = items[0].key if len(items) == 1 else f"{len(items)} values"
-            self.refused.append(f"MLflow refused {what}: {_first_line(error)}")
+            self.refused.append(f"MLflow refused {what}: {first_line(error)}")
             _log.warning("%s", self.refused[-1])
 
     def _source(self) -> str:
@@ -234,110 +221,6 @@ def prepare_database(uri: str, store: Path) -> None:
         part.replace(file)
 
 
-# -- following the journal ---------------------------------------------------------------------------------------------
-
-
-class Control:
-    """What the driver wants: it says "finish", or is gone."""
-
-    def __init__(self) -> None:
-        self.finishing = threading.Event()
-        self._driver = os.getppid()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass; less of it once the driver waits for us."""
-        if self.finishing.is_set():
-            time.sleep(min(seconds, 0.5))
-        else:
-            self.finishing.wait(seconds)
-
-    def _watch(self) -> None:
-        while True:
-            ready, _, _ = select.select([0], [], [], 1.0)
-            said = os.read(0, 64) if ready else None
-            if said == b"" or os.getppid() != self._driver:
-                os._exit(3)  # the driver is dead: whoever resumes or syncs the run goes on from the cursor
-            if said:
-                self.finishing.set()
-
-
-class Status:
-    """The file in which the driver, and later commands, read how the record stands."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._said: dict[str, Any] = {"pid": os.getpid(), "synced": 0, "behind": 0, "problem": None}
-
-    def say(self, **news: Any) -> None:
-        """Replace the file if there is news."""
-        said = {**self._said, **news}
-        said["behind"] = max(0, (self._folder / "journal.jsonl").read_bytes().count(b"\n") - said["synced"])
-        if said["problem"] != self._said["problem"]:
-            _log.warning("%s", said["problem"] or "writing again")
-        self._said = said
-        part = self._folder / f".{STATUS_FILE}.part"
-        part.write_text(json.dumps(said), encoding="utf-8")
-        part.replace(self._folder / STATUS_FILE)
-
-
-def follow(ledger: Ledger, folder: Path, control: Control, status: Status) -> None:
-    """Write the journal's entries as they come; returns when the driver waits and all is written."""
-    projection = Projection()
-    offset = seen = 0
-    cursor: int | None = None
-    while True:
-        ending = control.finishing.is_set()  # asked before the look: what was written before "finish" is then seen
-        before = seen
-        for entry in islice(read(folder / "journal.jsonl", offset), CHUNK):
-            projection.take(entry)
-            offset, seen = entry.end, entry.n + 1
-            if cursor is None:
-                cursor = ledger.find(projection.study, projection.run_id)
-            if seen <= cursor:
-                projection.turn()
-        if cursor is not None and seen > cursor:
-            ledger.write(projection.turn())
-            ledger.mark(seen)
-            cursor = seen
-        status.say(synced=seen, problem=_refusals(ledger), **_pages(ledger, projection))
-        if seen == before:
-            if ending:
-                if ledger.runs and ledger.served:
-                    ledger.find(projection.study, projection.run_id)  # removes what a hung server created twice
-                return
-        elif seen - before == CHUNK or ending:
-            continue
-        control.wait(LOOK_EVERY)
-
-
-def persist(uri: str, folder: Path, control: Control, status: Status) -> None:
-    """Follow the journal through any outage: after a failure everything is found again and gone on with."""
-    pause = 0.5
-    began = time.monotonic()
-    while True:
-        try:
-            began = time.monotonic()
-            follow(Ledger(uri, folder), folder, control, status)
-            return
-        except Exception as error:  # noqa: BLE001 - whatever it is, the record is completed later and the cause is said
-            status.say(problem=describe(error, uri))
-            _log.debug("the attempt failed", exc_info=error)
-        pause = 0.5 if time.monotonic() - began > 60 else min(2 * pause, LONGEST_WAIT)
-        control.wait(pause)
-
-
-def describe(error: Exception, uri: str) -> str:
-    """An outage in a few words, without secrets."""
-    text = redact(str(error))
-    place = redact(uri)
-    if "Connection refused" in text:
-        return f"{place}: connection refused"
-    if "Read timed out" in text or "ConnectTimeout" in text:
-        return f"{place}: no answer within {HTTP_TIMEOUT} s"
-    return f"{place}: {_first_line(error)}"
-
-
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock that the system lets go of when this process dies.
@@ -350,54 +233,10 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def main() -> int:
-    """Follow one run's journal; the driver gives folder and URI on stdin and keeps it open while it lives."""
-    os.nice(10)  # the workers come first
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to judge
-    with open(0, "rb", buffering=0, closefd=False) as stdin:
-        order = json.loads(stdin.readline())
-    uri, folder = order["uri"], Path(order["run"])
-    sys.stderr = _Redacting(sys.stderr)
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    control, status = Control(), Status(folder)
-    while True:
-        try:
-            with locked(folder / "mlflow.lock"):
-                persist(uri, folder, control, status)
-                return 0
-        except BlockingIOError:
-            status.say(problem="another process is writing this run's record")
-            control.wait(0.2)
-
-
-class _Redacting:
-    """A stream without credentials: libraries quote URIs in their complaints."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        return self._stream.write(redact(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _pages(ledger: Ledger, projection: Projection) -> dict[str, Any]:
-    children = [run for number, run in sorted((n, r) for n, r in ledger.runs.items() if n is not None)]
-    return {
-        "experiment": ledger.experiment,
-        "study": ledger.runs.get(None),
-        "trials": children[:COMPARED],
-        "minimize": projection.minimize,
-    }
-
-
-def _refusals(ledger: Ledger) -> str | None:
-    if not ledger.refused:
-        return None
-    more = f" (and {len(ledger.refused) - 1} more)" if len(ledger.refused) > 1 else ""
-    return ledger.refused[0] + more
+def first_line(error: Exception) -> str:
+    """An error in one line, without secrets."""
+    lines = redact(str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
 
 
 def _has_content(file: Path) -> bool:
@@ -406,14 +245,3 @@ def _has_content(file: Path) -> bool:
 
 def _quoted(text: str) -> str:
     return f'"{text}"' if "'" in text else f"'{text}'"
-
-
-def _first_line(error: Exception) -> str:
-    lines = redact(str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
-
-
-if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # the driver waits for us: the libraries' own farewell takes a second

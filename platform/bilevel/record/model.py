@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from bilevel.errors import RecordDamaged, StoreFailed
 Values = dict[str, dict[str, Tensor]]
 
 
-def write(folder: Path, values: Values, document: Mapping[str, Any], scaling: Scaling | None) -> None:
-    """`learned.safetensors` (tensors named `field/name`) and `model.json` in a directory.
+def write(folder: Path, values: Mapping[str, Any], document: Mapping[str, Any], scaling: Scaling | None) -> None:
+    """`learned.safetensors` (tensors named by their place in the tree, `field/name`) and `model.json` in a directory.
 
     Raises:
         StoreFailed: the disk is full or gone.
     """
-    tensors = {f"{field}/{name}": t.contiguous() for field, named in values.items() for name, t in named.items()}
+    tensors = {path: tensor.contiguous() for path, tensor in _named(values)}
     described = {**document, "scaling": None if scaling is None else dataclasses.asdict(scaling)}
     try:
         folder.mkdir(exist_ok=True)
@@ -34,6 +34,14 @@ def write(folder: Path, values: Values, document: Mapping[str, Any], scaling: Sc
         raise StoreFailed(
             f"{folder}: the model cannot be written: {error.strerror}; free space, then resume"
         ) from error
+
+
+def _named(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for name, leaf in tree.items():
+            yield from _named(leaf, f"{path}/{name}" if path else str(name))
 
 
 def read(folder: Path) -> tuple[Values, dict[str, Any], Scaling | None]:
@@ -52,4 +60,9 @@ def read(folder: Path) -> tuple[Values, dict[str, Any], Scaling | None]:
         field, _, rest = name.partition("/")
         values.setdefault(field, {})[rest] = tensor.clone()
     scaling = document.pop("scaling", None)
-    return values, document, None if scaling is None else Scaling(**scaling)
+    if scaling is None:
+        return values, document, None
+    tuples: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in scaling.items()
+    }
+    return values, document, Scaling(**tuples)

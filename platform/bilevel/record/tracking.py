@@ -72,6 +72,8 @@ class Tracker:
             code = None if process is None else process.returncode
             failure = self._failure or f"its writer ended with status {code}; see {self._folder / LOG_FILE}"
             if time.monotonic() - self._started > RESTART_AFTER:
+                if process is not None and process.stdin is not None:
+                    process.stdin.close()
                 self._start()
             return _read(self._folder, self._uri, problem=failure)
         return _read(self._folder, self._uri, writer=process.pid)
@@ -97,11 +99,9 @@ class Tracker:
 
     def _start(self) -> None:
         self._started = time.monotonic()
-        package = Path(__file__).resolve().parents[2]
         environment = {
             **os.environ,
             **_QUIET,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH")))),
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its own: 246 s of silence; ours are seen in the status
             "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_TIMEOUT),
             "OMP_NUM_THREADS": "1",
@@ -111,7 +111,8 @@ class Tracker:
             with (self._folder / LOG_FILE).open("ab") as log:
                 self._process = subprocess.Popen(
                     # -P: a file of the user's named like a library must not shadow it
-                    [sys.executable, "-P", "-m", "bilevel.record.mlflow"],
+                    [sys.executable, "-P", "-c", _WRITER, str(Path(__file__).parents[1])],
+                    bufsize=0,
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -129,8 +130,7 @@ class Tracker:
             return
         try:
             self._process.stdin.write(line)
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
+        except BrokenPipeError:
             self._failure = None  # it is gone, which `status` says better
 
     def _end(self) -> TrackerStatus:
@@ -281,6 +281,14 @@ def artifacts(store: Path, uri: str) -> Path:
     return (store.resolve() if file is None else file.parent) / "artifacts"
 
 
+# As `python -m bilevel.record.writer`, without running `bilevel/__init__.py`: torch alone would take 2 s and 200 MB
+_WRITER = """\
+import runpy, sys, types
+package = types.ModuleType("bilevel")
+package.__path__ = [sys.argv[1]]
+sys.modules["bilevel"] = package
+runpy.run_module("bilevel.record.writer", run_name="__main__")
+"""
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",

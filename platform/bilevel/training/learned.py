@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bilevel.batched import Network, verify
 from bilevel.episodes import Batch, Episode, Key
@@ -24,21 +24,27 @@ from bilevel.space import Learned, learned
 Values = dict[str, dict[str, Tensor]]
 """Learned tensors: by the field of the rule ("init", "lr"), then by the tensor's name ("value" for one number)."""
 
-UNIT_FLOPS = 1e8  # forward FLOPs of support and query that make a unit of work worth its dispatch (about 1 ms)
+UNIT_FLOPS = 5e7, 1e9  # forward FLOPs of a unit: worth its dispatch (about 1 ms); still at home in the caches
+UNITS = 8  # of an outer step, between these bounds
 
 
 @dataclass(frozen=True)
 class Plan:
     """A rule made ready: its networks built and verified, and the start of all that it learns.
 
-    `positive` names the fields moved in log-space; `unit` is how many episodes one unit of work takes.
+    `positive` names the fields moved in log-space; `flops` are those of an episode's forward pass.
     """
 
     rule: Any
     start: Values
     movers: Mapping[str, Any]
     positive: frozenset[str]
-    unit: int
+    flops: float
+
+    def unit(self, episodes: int) -> int:
+        """Episodes per unit of work: a function of the study alone, so that bits do not depend on the workers."""
+        least, most = (math.ceil(flops / self.flops) for flops in UNIT_FLOPS)
+        return min(max(math.ceil(episodes / UNITS), least), max(most, 1), episodes)
 
     def meta(self, values: Values) -> dict[str, Any]:
         """What the rule sees: by field, {name: tensor} or one tensor; rates exponentiated."""
@@ -81,7 +87,24 @@ def prepare(rule: Any, example: Episode, key: Key) -> Plan:
             start[name] = _earlier(f"rule.{name}", field.start, start[name])
     ready = dataclasses.replace(rule, **built)
     movers = {name: field.by for name, field in fields.items()}
-    return Plan(ready, start, movers, positive, _unit(built.values(), example))
+    return Plan(ready, start, movers, positive, _flops(built.values(), example))
+
+
+def check_fits(plan: Plan, example: Episode) -> None:
+    """Whether the networks of a plan, with the outputs that they have, also fit another distribution's episodes.
+
+    Raises:
+        BadInput: one does not; the message says how.
+    """
+    if not isinstance(example.support, Batch):
+        return
+    for name, network in vars(plan.rule).items():
+        if isinstance(network, Network):
+            try:
+                _check_outputs(f"rule.{name}", network, example, _outputs(example))
+            except RuntimeError as error:
+                shape = tuple(example.support.x.shape)
+                raise BadInput(f"rule.{name}: the network does not work on inputs {shape}: {error}") from error
 
 
 def _numbers(path: str, field: Learned, names: list[str], positive: bool) -> dict[str, Tensor]:
@@ -165,14 +188,23 @@ def _earlier(path: str, start: str, values: dict[str, Tensor]) -> dict[str, Tens
     return loaded
 
 
-def _unit(built: Any, example: Episode) -> int:
-    """Episodes per unit of work: a function of the study alone, so that bits do not depend on the workers."""
-    networks = [part for part in built if isinstance(part, Network)]
-    if not networks or not isinstance(example.support, Batch):
-        return 1
+def _flops(built: Iterable[Any], example: Episode) -> float:
+    """Of one forward pass of an episode's support and query through the networks' matrix products."""
+    if not isinstance(example.support, Batch):
+        return UNIT_FLOPS[1]  # not ours to know: one episode a unit
+    total = 1.0
+
+    def count(part: nn.Module, _: Any, output: Any) -> None:
+        nonlocal total
+        weight = getattr(part, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(output, Tensor):
+            total += 2.0 * output.numel() * weight[0].numel()
+
     x = torch.cat([example.support.x, example.query.x])
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        for network in networks:
-            network({n: w.unsqueeze(0) for n, w in network.start().items()}, x.unsqueeze(0), training=False)
-    return max(1, round(UNIT_FLOPS / max(1, counter.get_total_flops())))
+    for network in (part for part in built if isinstance(part, Network)):
+        module = copy.deepcopy(network.module)
+        for part in module.modules():
+            part.register_forward_hook(count)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module(x)
+    return total

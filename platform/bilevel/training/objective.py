@@ -16,7 +16,7 @@ from bilevel import trees
 from bilevel.episodes import Key, Tasks
 from bilevel.errors import BadInput, TrialFailed
 from bilevel.events import Report, Run, Tree, Units
-from bilevel.training.learned import Plan, Values, prepare
+from bilevel.training.learned import Plan, Values, check_fits, prepare
 from bilevel.training.units import ExhibitUnit, JudgeUnit, TrainUnit, shards
 
 EXHIBITED = 3  # test tasks whose predictions are kept for the figures
@@ -101,10 +101,19 @@ def plan(config: MetaTraining, run: Run) -> Plan:
     prepared = prepare(config.rule, example, run.key.child("trial", run.trial, "learned"))
     for name, tasks in config.test_tasks.items():
         try:
-            prepare(config.rule, tasks.episode("test", run.key.child("example")), run.key)
+            check_fits(prepared, tasks.episode("test", run.key.child("example")))
         except BadInput as error:
             raise BadInput(f"test_tasks.{name}: {error}") from error
     return prepared
+
+
+def check(config: MetaTraining, run: Run) -> None:
+    """Make the plan before anything starts, so that what does not fit is known; `meta_train` then finds it made.
+
+    Raises:
+        BadInput: the configuration does not fit together.
+    """
+    run.cache(("plan", run.trial), lambda: plan(config, run))
 
 
 def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list[Tree], None]:
@@ -115,8 +124,8 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
     Raises:
         TrialFailed: a loss or a gradient is not finite.
     """
-    ready = plan(config, run)
-    unit = config.unit or ready.unit
+    ready: Plan = run.kept.pop(("plan", run.trial), None) or plan(config, run)
+    unit = config.unit or ready.unit(config.episodes)
     train = TrainUnit(ready, config.tasks, run.key.child("trial", run.trial, "train"))
     valid = JudgeUnit(ready, config.tasks, "valid", run.key.child("valid"), (int(ready.rule.steps),))
     state: Tree = run.state or {"step": 0, "learned": ready.start, "movers": {name: {} for name in ready.start}}
@@ -142,7 +151,7 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
 
 
 meta_train.learns = ("rule",)  # type: ignore[attr-defined]
-meta_train.check = plan  # type: ignore[attr-defined]
+meta_train.check = check  # type: ignore[attr-defined]
 
 
 def _reduce(results: list[Tree], episodes: int, step: int) -> tuple[Values, dict[str, float]]:

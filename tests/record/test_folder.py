@@ -1,0 +1,133 @@
+"""Are run folders made whole, found by part of their name, and written by one driver alone?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bilevel.errors import BadInput, RecordDamaged, RunLocked
+from bilevel.record import folder as folders
+from bilevel.record.folder import RunFolder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bilevel.record.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+TRY = """
+import sys
+from pathlib import Path
+from bilevel.errors import RunLocked
+from bilevel.record.folder import RunFolder
+try:
+    with RunFolder(Path(sys.argv[1])).locked():
+        print("mine")
+except RunLocked as error:
+    print(error)
+"""
+
+
+def made(store: Path, *names: str) -> list[RunFolder]:
+    for name in names:
+        (store / name).mkdir(parents=True)
+        (store / name / "study.json").write_text("{}")
+    return [RunFolder(store / name) for name in names]
+
+
+def test_a_new_folder_is_complete_and_holds_its_document(tmp_path: Path) -> None:
+    folder = folders.create(tmp_path / "deep" / "store", "walk", {"name": "walk", "seed": 3})
+    assert folder.document() == {"name": "walk", "seed": 3}
+    assert list(folder.events()) == []
+    assert "-walk-" in folder.run_id
+    assert [p.name for p in (tmp_path / "deep" / "store").iterdir()] == [folder.run_id]
+
+
+def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(BadInput, match="the store cannot be written: Permission denied; name another with --store"):
+        folders.create(tmp_path, "walk", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="the store cannot be written"):
+        folders.create(tmp_path / "file", "walk", {})
+
+
+def test_runs_are_found_by_id_beginning_end_path_and_last(tmp_path: Path) -> None:
+    first, second = made(tmp_path, "20260101-000000-a-1111", "20260102-000000-b-2222")
+    assert folders.find(tmp_path, first.run_id) == first
+    assert folders.find(tmp_path, "20260102") == second
+    assert folders.find(tmp_path, "1111") == first
+    assert folders.find(tmp_path, "last") == second
+    assert folders.find(Path("elsewhere"), str(first.path)) == first
+    assert folders.runs(tmp_path) == [first, second]
+
+
+def test_a_name_that_is_the_beginning_of_another_is_found(tmp_path: Path) -> None:
+    short, _ = made(tmp_path, "run", "run-2")
+    assert folders.find(tmp_path, "run") == short
+
+
+def test_what_is_not_found_or_not_clear_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no runs there; name the store with --store"):
+        folders.find(tmp_path, "last")
+    made(tmp_path, "20260101-a-1111", "20260101-b-2222")
+    with pytest.raises(BadInput, match=r"2 runs are called so in .*; it has 20260101-a-1111, 20260101-b-2222"):
+        folders.find(tmp_path, "20260101")
+    with pytest.raises(BadInput, match="nothing: no such run in"):
+        folders.find(tmp_path, "nothing")
+    with pytest.raises(BadInput, match="no such run"):
+        folders.find(tmp_path, "")
+
+
+def test_half_made_folders_are_no_runs(tmp_path: Path) -> None:
+    made(tmp_path, ".20260101-a-1111.part")
+    (tmp_path / "mlruns").mkdir()
+    assert folders.runs(tmp_path) == []
+
+
+def test_a_document_that_is_gone_or_damaged_is_said(tmp_path: Path) -> None:
+    (folder,) = made(tmp_path, "run")
+    (folder.path / "study.json").write_text('{"name": ')
+    with pytest.raises(RecordDamaged, match=r"study.json"):
+        folder.document()
+
+
+def test_a_second_driver_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    (folder,) = made(tmp_path, "run")
+    with folder.locked():
+        said = subprocess.run([sys.executable, "-c", TRY, str(folder.path)], capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == f"run: another driver (process {os.getpid()}) is at work on this run"
+        with pytest.raises(RunLocked), folder.locked():
+            pass
+    with folder.locked():
+        pass
+
+
+def test_a_killed_driver_lets_go(tmp_path: Path) -> None:
+    (folder,) = made(tmp_path, "run")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunLocked, match=f"process {holder.pid}"), folder.locked():
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with folder.locked():
+        pass
