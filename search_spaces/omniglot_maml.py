@@ -16,12 +16,13 @@ study = Study(
     space=Space(
         MetaTraining,
         tasks=Omniglot(ways=5, shots=1, queries=5),
-        episodes=16,
-        steps=2000,
+        episodes=8,
+        steps=4000,
+        unit=4,
         test_steps=3,
         rule=Space(
             GradientDescent,
-            init=Learned(conv4, by=Adam(2e-3, clip=10.0, schedule=Cosine())),
+            init=Learned(Space(conv4, mean=False), by=Adam(5e-3, clip=10.0, schedule=Cosine())),
             lr=Learned(0.4, by=Adam(1e-2, schedule=Cosine()), per="tensor"),
             steps=1,
         ),
