@@ -23,13 +23,7 @@ from bilevel.nets import mlp
 from bilevel.tasks import Episodes
 import torch
 
-def five(outputs: int = 5) -> torch.nn.Module:
-    return torch.nn.Linear(2, outputs_of(outputs))
-
-def outputs_of(n):
-    return n
-
-def four() -> torch.nn.Module:
+def four():
     return torch.nn.Linear(2, 4)
 
 def make(factory):
@@ -252,7 +246,7 @@ def test_adapt_predicts_from_files(store: Path, tmp_path: Path, capsys: pytest.C
 WRONG = {
     "no such run": (["show", "nothing"], "nothing: no such run in"),
     "no such step": (["replay", "last", "--step", "9"], "no step 9; it has 1 to 3"),
-    "no such unit": (["replay", "last", "--step", "1", "--unit", "7"], "units 0 to 0, not 7"),
+    "no such unit": (["replay", "last", "--step", "1", "--unit", "7"], "units 0 to 2, not 7"),
     "no such trial": (["replay", "last", "--step", "1", "--trial", "3"], "no trial 3; the run has 0"),
     "a sample of nothing": (["audit", "last", "--sample", "0"], "--sample 0: give a fraction"),
     "nowhere to sync to": (["sync", "last"], "begun with --track none"),

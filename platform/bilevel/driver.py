@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol, SupportsFloat
 
+import torch
+
 from bilevel import space as spaces
 from bilevel import study as studies
 from bilevel import trees
@@ -136,7 +138,7 @@ class Driver:
             StoreFailed, NotReproduced, ClusterFailed: the run stops here and can be resumed.
         """
         try:
-            with _signals(self._interrupt):
+            with _signals(self._interrupt), _threads(self.study.threads):
                 for trial in self.history.trials.values():
                     if trial.state == "running":
                         self._begin(trial)
@@ -335,9 +337,10 @@ class Driver:
         self._checkpoint(live)
         learned = trees.digest(live.state["learned"]) if live.state and "learned" in live.state else None
         trial = self.history.trials[live.number]
-        self.record(studies.end(self.study, trial, state, learned, reason), commit=True)
-        if reason:
-            self.watch.say(f"trial {live.number} {state}: {reason}")
+        ended = studies.end(self.study, trial, state, learned, reason)
+        self.record(ended, commit=True)
+        if ended.reason:
+            self.watch.say(f"trial {live.number} {ended.state}: {ended.reason}")
 
     def _keep_traceback(self, trial: int, text: str) -> None:
         path = self.folder.path / "errors" / f"trial-{trial:04d}.txt"
@@ -419,6 +422,17 @@ def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:
     return left.keys() == right.keys() and all(
         value == right[name] or (math.isnan(value) and math.isnan(right[name])) for name, value in left.items()
     )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """The driver computes with as many threads as a unit: the same bits, and none that spins on a worker's core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
