@@ -71,6 +71,8 @@ class Ours:
         self._workers, self._ticket = workers, 0
         executor = Ray(workers=workers) if workers else Inline()
         self._executor: Executor = executor.open(threads=1, code=(os.path.dirname(__file__),))  # noqa: PTH120
+        while self._executor.alive < workers:
+            self._executor.poll(0.1)
         self._training = self._start()
         self._asked: Any = None
 
