@@ -18,14 +18,14 @@ study = Study(
         MetaTraining,
         tasks=Alphabets(ways=5, shots=1, queries=5),
         episodes=4,  # few: with a rate that falls to 0, many small steps learn more in the same time
-        steps=4000,
+        steps=3200,
         unit=2,
-        validate_every=400,
+        validate_every=320,
         validate_episodes=100,
         test_steps=3,
         rule=Space(
             GradientDescent,
-            init=Learned(Space(conv4, hidden=32, mean=False), by=Adam(5e-3, clip=10.0, schedule=Cosine())),
+            init=Learned(Space(conv4, hidden=48, mean=False), by=Adam(5e-3, clip=10.0, schedule=Cosine())),
             lr=Learned(0.4, by=Adam(1e-2, schedule=Cosine()), per="tensor"),
             steps=1,
         ),

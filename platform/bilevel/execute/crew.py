@@ -29,6 +29,8 @@ GROWTH = 3.0
 """Seconds between two looks at the size of the cluster."""
 STARTING = 60.0
 """Seconds for an actor to start before it is asked for anew (doubled each time): frozen, or without room yet."""
+AWAY = 5.0
+"""Seconds without a look by the driver, after which they do not count as waiting."""
 STILLBORN = 3
 """So many workers in a row that die at their start mean that none can."""
 
@@ -85,7 +87,7 @@ class Crew:
         self.members: list[Member] = []
         self._target = wanted.workers or 0
         self._counted = -GROWTH
-        self._lived = self._may_hire = time.monotonic()
+        self._lived = self._may_hire = self._looked = time.monotonic()
         self._failures, self._failure = 0, ""
         self._closed = False
 
@@ -102,6 +104,12 @@ class Crew:
         if self._closed:  # a call to Ray would start a cluster by itself
             raise RuntimeError("this pool of workers is closed; open another")
         now = time.monotonic()
+        unseen = now - self._looked  # the driver was elsewhere: an actor that said hello meanwhile was not late
+        self._looked = now
+        if unseen > AWAY:
+            self._lived += unseen
+            for member in self.members:
+                member.born += unseen
         if self._wanted.workers is None and now - self._counted >= GROWTH:
             self._counted = now
             self._target = max(1, self._cluster.workers(self._threads, self._wanted.gpus_per_worker))

@@ -192,7 +192,7 @@ def _flops(built: Iterable[Any], example: Episode) -> float:
     """Of one forward pass of an episode's support and query through the networks' matrix products."""
     if not isinstance(example.support, Batch):
         return UNIT_FLOPS[1]  # not ours to know: one episode a unit
-    total = 1.0
+    total = 0.0
 
     def count(part: nn.Module, _: Any, output: Any) -> None:
         nonlocal total
@@ -207,4 +207,4 @@ def _flops(built: Iterable[Any], example: Episode) -> float:
             part.register_forward_hook(count)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             module(x)
-    return total
+    return max(1.0, total)
