@@ -17,7 +17,7 @@ study = Study(
         MetaTraining,
         tasks=Omniglot(ways=5, shots=1, queries=5),
         episodes=8,
-        steps=3000,
+        steps=10_000,
         unit=4,
         test_steps=3,
         rule=Space(

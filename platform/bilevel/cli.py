@@ -356,13 +356,15 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=argparse.HelpFormatter,
         )
         made.set_defaults(command=function)
         if run:
             made.add_argument("run", metavar="RUN", help="a run's id, an unambiguous part of it, its folder, or 'last'")
         if store:
-            made.add_argument("--store", type=Path, default=Path("runs"), metavar="DIR", help="directory of runs")
+            made.add_argument(
+                "--store", type=Path, default=Path("runs"), metavar="DIR", help="directory of runs (default: runs)"
+            )
         return made
 
     _run_words(command("run", _run, "run a study"))
@@ -381,17 +383,19 @@ def _parser() -> argparse.ArgumentParser:
     adapt.add_argument("--steps", type=int, metavar="K", help="inner steps (default: as in training)")
     replay = command("replay", _replay, "compute one unit of work again, in this process, and compare", run=True)
     replay.add_argument("--step", type=int, required=True, help="the outer step")
-    replay.add_argument("--unit", type=int, default=0, help="which of the step's units")
-    replay.add_argument("--trial", type=int, default=0, help="the trial")
+    replay.add_argument("--unit", type=int, default=0, help="which of the step's units (default: 0)")
+    replay.add_argument("--trial", type=int, default=0, help="the trial (default: 0)")
     replay.add_argument("--debug", action="store_true", help="stop in the debugger where the unit begins")
     audit = command("audit", _audit, "read all checkpoints, compute random units again, and compare", run=True)
-    audit.add_argument("--sample", default="1%", metavar="SHARE", help="share of the units, as 1%% or 0.01")
-    audit.add_argument("--seed", type=int, default=0, help="decides which units")
+    audit.add_argument(
+        "--sample", default="1%", metavar="SHARE", help="share of the units, as 1%% or 0.01 (default: 1%%)"
+    )
+    audit.add_argument("--seed", type=int, default=0, help="decides which units (default: 0)")
     sync = command("sync", _sync, "complete a run's record in MLflow", run=True)
     sync.add_argument("--track", metavar="URI", help="MLflow tracking URI (default: as the run began)")
     _clean_words(command("clean", _clean, "delete old checkpoints, or old runs"))
     ui = command("ui", _ui, "open the MLflow dashboard of a store on this machine")
-    ui.add_argument("--port", type=int, default=5000, help="on 127.0.0.1")
+    ui.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: 5000)")
     ui.add_argument("--track", metavar="URI", help="a database of your own (default: the store's)")
     check = command("doctor", _doctor, "say in one screen what works here")
     check.add_argument("--address", metavar="A", help="a Ray cluster to try")
@@ -404,21 +408,33 @@ def _run_words(run: argparse.ArgumentParser) -> None:
         "file", metavar="FILE[:NAME]", help="a Python file with `study = Study(...)`, or another NAME in it"
     )
     run.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="a value of the space by its path"
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="a value of the space by its dotted path, as JSON or a string; repeatable",
     )
-    run.add_argument("--steps", type=int, metavar="N", help="outer steps of a meta-training")
+    run.add_argument(
+        "--steps", type=int, metavar="N", help="outer steps of a meta-training (default: the study's, as for all below)"
+    )
     run.add_argument("--trials", type=int, metavar="N", help="how many trials")
     run.add_argument("--seed", type=int, metavar="N", help="the study's seed")
     run.add_argument("--time", type=float, metavar="SECONDS", help="stop after so long")
     _where_words(run)
     run.add_argument("--on", choices=["inline", "ray"], help="the engine (default: ray, unless --workers 0)")
-    run.add_argument("--gpus-per-worker", type=float, default=0.0, metavar="X", help="fractions too")
-    run.add_argument("--device", metavar="D", help="torch device where Ray gives no GPU")
+    run.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="GPUs of each worker, fractions too (default: 0)",
+    )
+    run.add_argument("--device", metavar="D", help="torch device where Ray gives no GPU (default: cpu)")
 
 
 def _where_words(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, metavar="N", help="inner-loop workers (default: the CPUs; 0: no Ray)")
-    command.add_argument("--slots", type=int, metavar="N", help="trials in flight")
+    command.add_argument("--slots", type=int, metavar="N", help="trials in flight (default: 1)")
     command.add_argument("--address", metavar="A", help="an existing Ray cluster, host:port or auto")
     command.add_argument(
         "--track", metavar="URI", help="MLflow tracking URI (default: a database in the store); or none"
@@ -428,7 +444,11 @@ def _where_words(command: argparse.ArgumentParser) -> None:
 
 def _clean_words(clean: argparse.ArgumentParser) -> None:
     clean.add_argument(
-        "--older-than", type=float, default=30.0, metavar="DAYS", help="only what was last touched before"
+        "--older-than",
+        type=float,
+        default=30.0,
+        metavar="DAYS",
+        help="only what was last touched so long ago (default: 30)",
     )
     clean.add_argument("--runs", action="store_true", help="whole runs, not only the checkpoints of ended ones")
     clean.add_argument("--failed", action="store_true", help="of failed runs, everything")

@@ -169,11 +169,15 @@ def memory(steps: int) -> int:
             time.sleep(0.5)
         made = run_folder(home / "store")
         journal = (made / "journal.jsonl").stat().st_size / 1e6 if made else 0.0
-        trained = [rss for size, rss in seen if size / 1e6 > 0.05 * journal and rss > 0]
-        tenth = max(1, len(trained) // 10)
-        early, late = sum(trained[:tenth]) / tenth, sum(trained[-tenth - 1 : -1]) / tenth
-        say(f"{steps} steps: exit {process.returncode}, journal {journal:.2f} MB, {len(trained)} samples of the driver")
-        say(f"resident: {early:.1f} MB in the first tenth, {late:.1f} MB in the last, at most {max(trained):.1f} MB")
+        deciles: list[list[float]] = [[] for _ in range(10)]
+        for size, rss in seen:
+            part = int(10 * size / 1e6 / journal)
+            if part < 10 and size:  # behind: the tests of the last step, and the figures
+                deciles[part].append(rss)
+        means = [sum(part) / len(part) for part in deciles if part]
+        early, late = means[1], means[-1]
+        say(f"{steps} steps: exit {process.returncode}, journal {journal:.2f} MB, {len(seen)} samples of the driver")
+        say(f"resident MB in each tenth of the training: {', '.join(f'{mean:.1f}' for mean in means)}")
         return int(process.returncode != 0 or journal > 20 or late > 1.05 * early)
 
 

@@ -89,7 +89,8 @@ def drivers() -> Iterator[list[Driver]]:
     for driver in made:
         for pid in programs.family(driver.mark):
             os.kill(pid, signal.SIGKILL)
-        driver.process.wait()
+        with driver.process:  # closes its pipes, and waits
+            pass
 
 
 def start(drivers: list[Driver], *argv: object) -> Driver:
