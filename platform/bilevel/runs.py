@@ -244,6 +244,15 @@ class _Session:
     kept: dict[Any, Any]
 
     def work(self) -> Result:
+        """Go on to the end, or to where the store can no longer be written."""
+        try:
+            return self._work()
+        except StoreFailed as error:
+            self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
+            history = studies.replay(self.folder.events())
+            return Result(self.folder.path, result(self.folder, history, "interrupted", self.study))
+
+    def _work(self) -> Result:
         opened = self._opened()
         before = [e for e in self.folder.events() if isinstance(e, Opened)]
         same = not before or (before[-1].hardware, before[-1].versions) == (opened.hardware, opened.versions)
@@ -270,20 +279,16 @@ class _Session:
     def _drive(self, driver: Driver) -> str:
         try:
             return driver.drive(self.slots)
-        except (StoreFailed, ClusterFailed) as error:
+        except ClusterFailed as error:
             self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
             return "interrupted"
 
     def _finish(self, driver: Driver, status: str, tracker: tracking.Tracker | None) -> Result:
         document = result(self.folder, driver.history, status, self.study)
         if status in ("completed", "failed", "stopped"):
-            try:
-                self._export(driver.history)
-                document = result(self.folder, driver.history, status, self.study)
-                driver.record(Finished(status, document), commit=True)
-            except StoreFailed as error:
-                self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
-                document = {**document, "status": "interrupted"}
+            self._export(driver.history)
+            document = result(self.folder, driver.history, status, self.study)
+            driver.record(Finished(status, document), commit=True)
         if tracker is not None:
             state = tracker.finish(WAIT_FOR_TRACKER)
             if state.problem or state.behind:

@@ -19,7 +19,7 @@ from programs import TINY, Faults, Program, Programs, events, metric_steps, run_
 
 SEED = int(os.environ.get("BILEVEL_FAULT_SEED", secrets.randbelow(10**6)))
 """Of the moments of the faults; it is part of the test's name, and the variable repeats a run."""
-KILLS = int(os.environ.get("BILEVEL_FAULT_KILLS", "6"))
+KILLS = int(os.environ.get("BILEVEL_FAULT_KILLS", "4"))
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_a_driver_killed_at_any_step_of_writing_a_checkpoint_resumes(started: Pr
 def test_of_a_damaged_checkpoint_an_older_one_is_used(started: Programs, name: str, damage: str) -> None:
     chance = random.Random(SEED)
     home = started.home
-    program = started.start(*run_words(home, 200))
-    until(lambda: steps_done(home / "store") >= 60)
+    program = started.start(*run_words(home, 120))
+    until(lambda: steps_done(home / "store") >= 40)
     program.kill()
     program.wait()
     folder = run_folder(home / "store")
@@ -113,7 +113,7 @@ def test_of_a_damaged_checkpoint_an_older_one_is_used(started: Programs, name: s
     resumed = started.run(*resume_words(home))
     assert "an older checkpoint is used" in resumed.err, f"seed {SEED}"
     assert newest.parent.name in resumed.err
-    assert resumed.document["fingerprint"] == undisturbed(started, 200)
+    assert resumed.document["fingerprint"] == undisturbed(started, 120)
 
 
 def test_a_disk_that_is_full_stops_the_run_and_loses_nothing(started: Programs) -> None:
@@ -155,7 +155,7 @@ def test_a_small_disk_fills_up_and_is_freed(started: Programs, small_disk: Path)
     expected = undisturbed(started, 120)
     filler = small_disk / "filler"
     filler.write_bytes(bytes(450_000))
-    stopped = started.run(*run_words(home, 120), status=130)
+    stopped = started.run(*run_words(home, 120), status=130, faults=Faults(keep=0, keep_best=0))
     assert "No space left on device" in stopped.err
     assert "bilevel resume" in stopped.err
     assert stopped.document["status"] == "interrupted"
@@ -178,7 +178,7 @@ def test_a_second_driver_is_refused(started: Programs) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_kept_and_resumed(started: Programs, number: signal.Signals) -> None:
     home = started.home
-    program = started.start(*run_words(home, 200))
+    program = started.start(*run_words(home, 120))
     until(lambda: steps_done(home / "store") >= 40)
     program.kill(number)
     assert program.wait() == 130
@@ -190,6 +190,6 @@ def test_an_interrupted_run_is_kept_and_resumed(started: Programs, number: signa
     assert events(folder, "kept")[-1]["step"] == done  # nothing is computed twice
     assert events(folder, "interrupted")[-1]["reason"] == number.name
     resumed = started.run(*resume_words(home))
-    assert resumed.document["fingerprint"] == undisturbed(started, 200)
+    assert resumed.document["fingerprint"] == undisturbed(started, 120)
     again = started.run(*resume_words(home))  # a finished run gives its result again
     assert again.document == resumed.document
