@@ -276,8 +276,13 @@ def family(mark: str) -> dict[int, str]:
 
 
 def workers(mark: str) -> list[int]:
-    """Process ids of a family's Ray actors."""
-    return sorted(pid for pid, command in family(mark).items() if command.startswith("ray::"))
+    """Process ids of a family's inner-loop workers (Ray has agents under `ray::` names, too)."""
+    return sorted(pid for pid, command in family(mark).items() if command.startswith("ray::BilevelWorker"))
+
+
+def node(mark: str) -> int:
+    """Process id of a family's raylet, without which its cluster is dead."""
+    return next(pid for pid, command in family(mark).items() if "/raylet/raylet " in command)
 
 
 def metric_steps(store: Path, key: str) -> list[list[int]]:

@@ -20,7 +20,7 @@ import torch
 from bilevel import space as spaces
 from bilevel import study as studies
 from bilevel import trees
-from bilevel.errors import BilevelError, NotReproduced, RecordDamaged, TrialFailed
+from bilevel.errors import BilevelError, ClusterFailed, NotReproduced, RecordDamaged, TrialFailed
 from bilevel.events import (
     Done,
     Event,
@@ -42,6 +42,7 @@ from bilevel.study import Finish, History, Study, Trial
 
 KEEP_EVERY = 15.0  # seconds between checkpoints of a trial; a new best is kept at once, but not more often than:
 KEEP_BEST_EVERY = 2.0
+REOPEN = 2  # times that a cluster may fail us with no unit done in between
 LOOK_EVERY = 0.2  # seconds between looks at signals, time limits and the display
 
 
@@ -78,6 +79,7 @@ class _Live:
     generator: Generator[Report | Units, Any, None]
     recorded: dict[int, Reported]
     ticket: int | None = None
+    units: Units | None = None
     answer: list[Tree] | None = None
     digests: list[str] = field(default_factory=list)
     state: Tree | None = None
@@ -123,6 +125,7 @@ class Driver:
         self._live: dict[int, _Live] = {}
         self._tickets = 0
         self._faults = 0
+        self._reopened = 0
         self._began = time.monotonic()
         self._looked = -math.inf
         self._until = self._began + seconds if seconds is not None else math.inf
@@ -160,13 +163,29 @@ class Driver:
         for live in ready:
             self._advance(live)
         if not ready and self._executor is not None:
-            for answer in self._executor.poll(LOOK_EVERY):
+            for answer in self._poll(self._executor):
                 self._take(answer)
         if self._journal.due:
             self._journal.commit()
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
             self.watch.progress(self._progress())
+
+    def _poll(self, executor: Executor) -> list[Done | Lost | Fault]:
+        """What the executor answers; where its cluster died under it, another is opened and given the same units."""
+        try:
+            return executor.poll(LOOK_EVERY)
+        except ClusterFailed as error:
+            self._reopened += 1
+            if self._reopened > REOPEN:
+                raise
+            self.watch.say(f"{error}; trying again")
+            self._close_executor()
+            self._executor = self._open()
+            for live in self._live.values():
+                if live.ticket is not None and live.units is not None:
+                    self._executor.submit(live.ticket, live.units)
+            return [Fault("cluster", str(error))]
 
     def record(self, event: Event, *, commit: bool = False) -> None:
         """Write an event down, and let the history know."""
@@ -265,7 +284,7 @@ class Driver:
         if self._executor is None:
             self._executor = self._open()
         self._tickets += 1
-        live.ticket = self._tickets
+        live.ticket, live.units = self._tickets, units
         self._executor.submit(live.ticket, units)
 
     def _take(self, answer: Done | Lost | Fault) -> None:
@@ -276,8 +295,9 @@ class Driver:
         live = next((live for live in self._live.values() if live.ticket == answer.ticket), None)
         if live is None:
             return
-        live.ticket = None
+        live.ticket = live.units = None
         if isinstance(answer, Done):
+            self._reopened = 0
             live.answer = answer.results
             live.digests += [trees.digest(result)[:8] for result in answer.results]
         else:

@@ -202,9 +202,9 @@ def main() -> int:
         case "kill-workers":
             return tests("test_run_on_ray.py", "not driver", seed=words.seed, kills=10, freezes=2)
         case "kill-driver":
-            return tests("test_driver_killed.py", "driver_killed", seed=words.seed, kills=20)
+            return tests("test_driver_killed.py", "random_moments or any_step", seed=words.seed, kills=20)
         case "damage":
-            return tests("test_driver_killed.py", "not driver_killed", seed=words.seed)
+            return tests("test_driver_killed.py", "not (random_moments or any_step)", seed=words.seed)
         case "tracker":
             return tracker(words.steps or 3000, words.seed)
         case _:

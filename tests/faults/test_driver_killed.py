@@ -102,7 +102,8 @@ def test_of_a_damaged_checkpoint_an_older_one_is_used(started: Programs, name: s
     program.wait()
     folder = run_folder(home / "store")
     assert folder is not None
-    newest = sorted((folder / "checkpoints" / "trial-0000").glob("step-*"))[-1] / name
+    kept = events(folder, "kept")[-1]["step"]
+    newest = folder / "checkpoints" / "trial-0000" / f"step-{kept:08d}" / name
     data = bytearray(newest.read_bytes())
     place = chance.randrange(len(data))
     if damage == "truncated":

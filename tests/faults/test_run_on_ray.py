@@ -131,6 +131,20 @@ def test_workers_killed_and_frozen_change_no_bit(tmp_path: Path, drivers: list[D
     until(driver.gone, 20, "the end of what it started")
 
 
+def test_the_death_of_the_local_cluster_changes_no_bit(tmp_path: Path, drivers: list[Driver]) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    words = ["run", tmp_path / "tiny.py", "--steps", 200, "--track", "none", "--json"]
+    undisturbed = start(drivers, *words, "--store", tmp_path / "undisturbed", "--workers", 0)
+    fingerprint = undisturbed.end()[1]["fingerprint"]
+    driver = start(drivers, *words, "--store", tmp_path / "store", "--workers", 1)
+    reach(tmp_path / "store", 20)
+    os.kill(programs.node(driver.mark), signal.SIGKILL)
+    status, document, err = driver.end()
+    assert status == 0, err
+    assert document["fingerprint"] == fingerprint
+    until(driver.gone, 20, "the end of what it started")
+
+
 def test_a_unit_that_always_kills_its_worker_fails_the_study(tmp_path: Path, drivers: list[Driver]) -> None:
     (tmp_path / "tiny.py").write_text(KILLER)
     words = ["--store", tmp_path / "store", "--workers", 2, "--track", "none", "--json"]

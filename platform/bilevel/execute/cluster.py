@@ -71,6 +71,10 @@ class Cluster:
         """How many workers of `cpus` CPUs and `gpus` GPUs fit on the nodes that live now, were they empty."""
         return sum(_fitting(node, cpus, gpus) for node in _nodes())
 
+    def dead(self) -> bool:
+        """Whether a cluster that was started here has lost its one node, and with it all hope of another."""
+        return self.guard is not None and not _nodes()
+
     def check(self, gpus: float) -> None:
         """Refuse what no node can ever hold.
 

@@ -123,6 +123,8 @@ class Crew:
             self._hire(now, STARTING)
         if self.ready():
             self._lived = now
+        elif now - self._lived > GROWTH and self._cluster.dead():
+            raise ClusterFailed("the local Ray cluster died: its node is gone")
         elif now - self._lived > self._wanted.patience or self._failures >= STILLBORN:
             raise ClusterFailed(self._why_none())
 
