@@ -18,9 +18,9 @@ study = Study(
         MetaTraining,
         tasks=Alphabets(ways=5, shots=1, queries=5),
         episodes=4,  # few: with a rate that falls to 0, many small steps learn more in the same time
-        steps=3200,
+        steps=2800,
         unit=2,
-        validate_every=320,
+        validate_every=400,
         validate_episodes=100,
         test_steps=3,
         rule=Space(

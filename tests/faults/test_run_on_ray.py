@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -88,7 +89,8 @@ def drivers() -> Iterator[list[Driver]]:
     yield made
     for driver in made:
         for pid in programs.family(driver.mark):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # gone since
+                os.kill(pid, signal.SIGKILL)
         with driver.process:  # closes its pipes, and waits
             pass
 
