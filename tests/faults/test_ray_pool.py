@@ -104,7 +104,7 @@ def test_workers_killed_at_random_moments_change_no_bit(pool: Pool, seed: int) -
 def test_a_stopped_worker_is_replaced(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are stopped, so that nobody can take a unit over: the deadline alone helps."""
     for name in ("LEAST", "WARMING"):
-        monkeypatch.setattr(limits, name, 0.5)
+        monkeypatch.setattr(limits, name, 2.0)
     settle(pool, 2)
     descend(pool, 5)
     stopped = list(pool.pids())
@@ -112,7 +112,8 @@ def test_a_stopped_worker_is_replaced(pool: Pool, monkeypatch: pytest.MonkeyPatc
         os.kill(pid, signal.SIGSTOP)
     w, faults = descend(pool, 5)
     assert torch.equal(w, descend(Inline().open(), 5)[0])
-    assert [fault.kind for fault in faults] == ["frozen", "frozen"]
+    assert {fault.kind for fault in faults} == {"frozen"}
+    assert len(faults) >= 2  # more where a loaded machine takes longer than the short deadline of this test
     assert all("no answer for" in fault.detail for fault in faults)
     assert not set(stopped) & living()
 
