@@ -112,8 +112,7 @@ def test_a_stopped_worker_is_replaced(pool: Pool, monkeypatch: pytest.MonkeyPatc
         os.kill(pid, signal.SIGSTOP)
     w, faults = descend(pool, 5)
     assert torch.equal(w, descend(Inline().open(), 5)[0])
-    assert {fault.kind for fault in faults} == {"frozen"}
-    assert len(faults) >= 2  # more where a loaded machine takes longer than the short deadline of this test
+    assert [fault.kind for fault in faults] == ["frozen", "frozen"]
     assert all("no answer for" in fault.detail for fault in faults)
     assert not set(stopped) & living()
 
