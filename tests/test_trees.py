@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -49,14 +51,32 @@ def test_add_is_leaf_by_leaf() -> None:
     assert (total["a"], total["b"]["c"]) == (11.0, 22)
 
 
-def test_numpy_and_back_is_the_same_tree_in_memory_of_its_own() -> None:
-    tree = {"f": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), "s": torch.tensor(2), "n": [1, "x"]}
-    arrays = trees.to_numpy(tree)
-    assert isinstance(arrays["f"], np.ndarray)
-    back = trees.from_numpy(arrays)
-    assert trees.digest(back) == trees.digest(tree)
+@dataclass(frozen=True)
+class Pair:
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+def test_packed_and_back_is_the_same_tree_in_aligned_memory_of_its_own() -> None:
+    tree = {
+        "f": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)),
+        "turned": torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T,
+        "none": torch.empty(0, 4),
+        "flags": [torch.tensor([True, False, True]), torch.tensor(2), (1, "x", None)],
+        "pair": Pair(torch.tensor([1.5], dtype=torch.bfloat16), torch.tensor(1j)),
+    }
+    packed = pickle.loads(pickle.dumps(trees.pack(tree)))
+    back = trees.unpack(packed)
+    plain = {**tree, "pair": vars(tree["pair"])}  # type: ignore[arg-type]
+    assert repr({**back, "pair": vars(back["pair"])}) == repr(plain)
+    assert all(leaf.data_ptr() % trees.ALIGNED == 0 for leaf in (back["f"], back["turned"], back["flags"][1]))
     back["f"].zero_()
     assert tree["f"].abs().sum() > 0
+    assert trees.unpack(packed)["f"].abs().sum() > 0
+
+
+def test_numpy_arrays_travel_as_tensors() -> None:
+    assert torch.equal(trees.unpack(trees.pack({"a": np.arange(3)}))["a"], torch.arange(3))
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+ALIGNED = 64
+"""Bytes to whose multiples torch aligns the tensors that it makes."""
+
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """The same tree with `function` applied to each tensor; dicts, lists, tuples and dataclasses are walked."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {name: map_tensors(function, leaf) for name, leaf in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(map_tensors(function, leaf) for leaf in tree)
-    if is_dataclass(tree) and not isinstance(tree, type):
-        return type(tree)(**{f.name: map_tensors(function, getattr(tree, f.name)) for f in fields(tree)})
-    return tree
+    return _map(Tensor, function, tree)
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -67,20 +62,48 @@ def to_device(tree: Any, device: torch.device | str) -> Any:
     return map_tensors(lambda tensor: tensor.to(device), tree)
 
 
-def to_numpy(tree: Any) -> Any:
-    """The tree with tensors as numpy arrays: what travels between processes without a copy."""
-    return map_tensors(lambda tensor: tensor.detach().cpu().numpy(), tree)
+class _Place(NamedTuple):
+    """Where a tensor lies in the bytes of a `Packed`."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
 
 
-def from_numpy(tree: Any) -> Any:
-    """The inverse of `to_numpy`; arrays are copied, so that each tensor owns aligned, writable memory."""
-    if isinstance(tree, np.ndarray):
-        return torch.tensor(tree)  # torch aligns to 64 bytes, numpy to 16; the bits of a product may depend on it
-    if isinstance(tree, dict):
-        return {name: from_numpy(leaf) for name, leaf in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(from_numpy(leaf) for leaf in tree)
-    return tree
+@dataclass(frozen=True)
+class Packed:
+    """A tree on its way between processes: its tensors side by side in one array, for a buffer each would cost more."""
+
+    tree: Any
+    """With the place of a tensor where the tensor was."""
+    data: np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def pack(tree: Any) -> Packed:
+    """The tree ready to travel; numpy arrays in it become tensors."""
+    parts: list[tuple[_Place, Tensor]] = []
+    size = 0
+
+    def place(leaf: Tensor | np.ndarray[Any, Any]) -> _Place:
+        nonlocal size
+        tensor = (torch.tensor(leaf) if isinstance(leaf, np.ndarray) else leaf.detach().cpu()).contiguous()
+        found = _Place(tensor.dtype, tuple(tensor.shape), size, size + tensor.nbytes)
+        parts.append((found, tensor))
+        size = -(-found.end // ALIGNED) * ALIGNED
+        return found
+
+    placed = _map((Tensor, np.ndarray), place, tree)
+    data = torch.zeros(size, dtype=torch.uint8)
+    for where, tensor in parts:
+        data[where.start : where.end] = tensor.reshape(-1).view(torch.uint8)
+    return Packed(placed, data.numpy())
+
+
+def unpack(packed: Packed) -> Any:
+    """The tree that was packed, in writable memory of its own, each tensor aligned as torch aligns."""
+    data = torch.tensor(packed.data)  # a copy: numpy aligns to 16 bytes, and the bits of a product may depend on it
+    return _map(_Place, lambda at: data[at.start : at.end].view(at.dtype).reshape(at.shape), packed.tree)
 
 
 def digest(tree: Any) -> str:
@@ -90,7 +113,19 @@ def digest(tree: Any) -> str:
         if isinstance(leaf, Tensor):
             array = np.ascontiguousarray(leaf.detach().cpu().numpy())
             sha.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
-            sha.update(array.tobytes())
+            sha.update(array.reshape(-1).view(np.uint8).data)
         else:
             sha.update(f"{path}\0{leaf!r}\0".encode())
     return sha.hexdigest()
+
+
+def _map(kind: type | tuple[type, ...], function: Callable[[Any], Any], tree: Any) -> Any:
+    if isinstance(tree, kind):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {name: _map(kind, function, leaf) for name, leaf in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_map(kind, function, leaf) for leaf in tree)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return type(tree)(**{f.name: _map(kind, function, getattr(tree, f.name)) for f in fields(tree)})
+    return tree

@@ -32,7 +32,8 @@ CASES: dict[str, tuple[Mover, Callable[[list[Tensor]], torch.optim.Optimizer]]] 
 
 def start() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {"w": torch.randn(3, 2, generator=generator), "b": torch.randn(2, generator=generator)}
+    single = {"w": torch.randn(3, 2, generator=generator), "b": torch.randn(2, generator=generator)}
+    return {**single, "rate": torch.tensor(-0.7), "double": torch.tensor([0.3, 0.4], dtype=torch.float64)}
 
 
 def slope(values: dict[str, Tensor], step: int) -> dict[str, Tensor]:

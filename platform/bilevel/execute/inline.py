@@ -57,8 +57,8 @@ class InlineExecutor:
 
     def submit(self, ticket: int, units: Units) -> None:
         """Queue the units; nothing is computed before `poll`."""
-        # Through numpy, as to a worker: so that a unit sees the same values in memory aligned the same way.
-        shared = trees.to_device(trees.from_numpy(trees.to_numpy(units.shared)), self._device)
+        # Packed as for a worker: so that a unit sees the same values in memory aligned the same way.
+        shared = trees.to_device(trees.unpack(trees.pack(units.shared)), self._device)
         self._tickets.append(_Ticket(ticket, units, shared, []))
 
     def poll(self, timeout: float) -> list[Done | Lost | Fault]:
@@ -82,7 +82,7 @@ class InlineExecutor:
             outcome = compute(ticket.units.work, ticket.shared, item)
             if isinstance(outcome, Raised):
                 return Lost(ticket.number, str(item), outcome.reason, outcome.traceback)
-            ticket.results.append(trees.from_numpy(outcome.result))
+            ticket.results.append(trees.unpack(outcome.result))
         if len(ticket.results) < len(items):
             return None
         return Done(ticket.number, ticket.results)

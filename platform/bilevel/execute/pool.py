@@ -73,7 +73,7 @@ class Pool:
             reason = f"{type(error).__name__}: {error}; what an objective hands to workers must be picklable"
             self._news.append(Lost(ticket, "the work itself", reason))
             return
-        entry = Ticket(ticket, work, self._key(), trees.to_numpy(units.shared), len(units.items))
+        entry = Ticket(ticket, work, self._key(), trees.pack(units.shared), len(units.items))
         self._tickets[ticket] = entry
         self._queue.extend(Unit(entry, index, item) for index, item in enumerate(units.items))
         self._hand_out()
@@ -130,8 +130,7 @@ class Pool:
         """Call the actor; the work and the shared tree go along if it does not know them, and what it may forget."""
         ticket, work = unit.ticket, unit.ticket.work
         if ticket.payload is None:
-            size = sum(getattr(leaf, "nbytes", 0) for _, leaf in trees.leaves(ticket.shared))
-            ticket.payload = ray.put(ticket.shared) if size > INLINE else ticket.shared
+            ticket.payload = ray.put(ticket.shared) if ticket.shared.data.nbytes > INLINE else ticket.shared
         live = {entry.key for entry in self._tickets.values()} | {entry.key for entry in self._works}
         gone = tuple(member.knows - live)
         fresh = [entry.payload if entry.key not in member.knows else None for entry in (work, ticket)]
@@ -218,7 +217,7 @@ class Pool:
         if isinstance(outcome, Raised):
             self._lose(unit, outcome.reason, outcome.traceback)
             return
-        ticket.results[unit.index] = trees.from_numpy(outcome.result)
+        ticket.results[unit.index] = trees.unpack(outcome.result)
         if len(ticket.results) == ticket.size:
             self._end(ticket)
             self._news.append(Done(ticket.number, [ticket.results[index] for index in range(ticket.size)]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bilevel.events import Tree
+from bilevel.trees import Packed
 
 FIRST = 120.0
 """Seconds for the first unit of its kind: nothing is known about it yet."""
@@ -37,12 +38,12 @@ class Work:
 
 @dataclass(eq=False)
 class Ticket:
-    """Units that were submitted together: their shared tree (numpy) under its key, results by position."""
+    """Units that were submitted together: their shared tree under its key, results by position."""
 
     number: int
     work: Work
     key: int
-    shared: Tree
+    shared: Packed
     size: int
     results: dict[int, Tree] = field(default_factory=dict)
     payload: Any = None

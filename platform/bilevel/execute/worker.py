@@ -56,9 +56,9 @@ def settled(settings: Settings) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Computed:
-    """The result of a unit (tensors as numpy arrays) and how long it took, in seconds."""
+    """The result of a unit and how long it took, in seconds."""
 
-    result: Any
+    result: trees.Packed
     seconds: float
 
 
@@ -79,10 +79,10 @@ Outcome = Computed | Raised | Missing
 
 
 def compute(work: Callable[[Any, Any], Any], shared: Any, item: Any) -> Computed | Raised:
-    """`work(shared, item)`, its tensors as numpy arrays; what it raises is a value too."""
+    """`work(shared, item)`, ready to travel; what it raises is a value too."""
     begun = time.perf_counter()
     try:
-        result = trees.to_numpy(work(shared, item))
+        result = trees.pack(work(shared, item))
     except (Exception, SystemExit) as error:  # noqa: BLE001 the user's code: anything can come, and none of it is ours
         return raised(error)
     return Computed(result, time.perf_counter() - begun)
@@ -159,14 +159,14 @@ class BilevelWorker:
         return Hello(os.getpid(), socket.gethostname(), platform())
 
     def compute(
-        self, unit: tuple[int, int, tuple[int, ...], Any], work: bytes | None = None, shared: Any = None
+        self, unit: tuple[int, int, tuple[int, ...], Any], work: bytes | None = None, shared: trees.Packed | None = None
     ) -> Outcome:
         """One unit.
 
         Args:
             unit: the key of its work, the key of its shared tree, keys that no later unit will name, its item.
             work: the pickled work, when it is sent to this worker for the first time.
-            shared: the shared tree (numpy), likewise.
+            shared: the shared tree, likewise.
         """
         of_work, of_shared, gone, item = unit
         for key in gone:
@@ -176,7 +176,7 @@ class BilevelWorker:
                 # From our own driver, over Ray, which pickles every call as it is: not from storage.
                 self._kept[of_work] = pickle.loads(work)
             if shared is not None:
-                self._kept[of_shared] = trees.to_device(trees.from_numpy(shared), self._device)
+                self._kept[of_shared] = trees.to_device(trees.unpack(shared), self._device)
         except Exception as error:  # noqa: BLE001 unpickling runs the user's module code
             return raised(error)
         if of_work not in self._kept or of_shared not in self._kept:

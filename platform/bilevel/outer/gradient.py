@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from bilevel.errors import BadInput
 Tensors = dict[str, Tensor]
 State = dict[str, Tensors]
 """By tensor name, what the optimiser keeps for it (`exp_avg`, ...); empty at the start."""
+
+
+COUNT = "step"
+"""The entry of a state that counts its steps; all others have a number for each of the tensor's."""
 
 
 class Mover(Protocol):
@@ -138,18 +142,45 @@ def _step(
     state: State,
     done: float,
 ) -> tuple[Tensors, State]:
-    leaves = {name: value.clone() for name, value in values.items()}
-    optimizer = make(list(leaves.values()), mover.lr * (mover.schedule(done) if mover.schedule else 1.0))
-    for name, leaf in leaves.items():
-        leaf.grad = gradient[name].to(leaf.dtype, copy=True)  # clipping changes it in place
-        if name in state:
-            optimizer.state[leaf] = {entry: tensor.clone() for entry, tensor in state[name].items()}
+    """One step of torch's optimiser over tensors laid end to end: it works number by number, and one call costs less.
+
+    Tensors of another type or device are a row of their own.
+    """
+    rows: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    for name, value in sorted(values.items()):  # by name, as the norm's last bits depend on the order
+        rows.setdefault((value.dtype, value.device), []).append(name)
+    leaves = [_row(values, names) for names in rows.values()]
+    optimizer = make(leaves, mover.lr * (mover.schedule(done) if mover.schedule else 1.0))
+    for leaf, names in zip(leaves, rows.values(), strict=True):
+        leaf.grad = _row(gradient, names).to(leaf.dtype)
+        if names[0] in state:
+            optimizer.state[leaf] = {
+                entry: tensor.clone() if entry == COUNT else _row({n: state[n][entry] for n in names}, names)
+                for entry, tensor in state[names[0]].items()
+            }
     if mover.clip is not None:
-        torch.nn.utils.clip_grad_norm_(leaves.values(), mover.clip, foreach=False)
+        torch.nn.utils.clip_grad_norm_(leaves, mover.clip, foreach=False)
     optimizer.step()
-    new: dict[str, dict[str, Any]] = {name: dict(optimizer.state[leaf]) for name, leaf in leaves.items()}
-    kept = {name: {e: t for e, t in entries.items() if t is not None} for name, entries in new.items()}
-    return {name: leaf.detach() for name, leaf in leaves.items()}, {name: e for name, e in kept.items() if e}
+    moved: Tensors = {}
+    kept: State = {}
+    for leaf, names in zip(leaves, rows.values(), strict=True):
+        moved |= _split(leaf.detach(), values, names)
+        for entry, tensor in optimizer.state[leaf].items():
+            if tensor is not None:  # momentum that is not asked for
+                parts = dict.fromkeys(names, tensor) if entry == COUNT else _split(tensor, values, names)
+                for name, part in parts.items():
+                    kept.setdefault(name, {})[entry] = part
+    return {name: moved[name] for name in values}, {name: kept[name] for name in values if name in kept}
+
+
+def _row(tensors: Tensors, names: list[str]) -> Tensor:
+    """A copy of these tensors, end to end."""
+    return torch.cat([tensors[name].detach().reshape(-1) for name in names])
+
+
+def _split(row: Tensor, like: Tensors, names: list[str]) -> Tensors:
+    parts = torch.split(row, [like[name].numel() for name in names])
+    return {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
 def _warmed(done: float, warmup: float, after: Callable[[float], float]) -> float:

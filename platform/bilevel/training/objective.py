@@ -161,8 +161,8 @@ def _reduce(results: list[Tree], episodes: int, step: int) -> tuple[Values, dict
         total = trees.add(total, result)
     mean = trees.map_tensors(lambda tensor: tensor / episodes, total)
     loss = float(mean["loss"])
-    flat = [tensor for tensors in mean["gradient"].values() for tensor in tensors.values()]
-    if not math.isfinite(loss) or not all(bool(torch.isfinite(tensor).all()) for tensor in flat):
+    flat = torch.cat([tensor.reshape(-1) for _, tensor in trees.leaves(mean["gradient"])])
+    if not math.isfinite(loss) or not bool(torch.isfinite(flat).all()):
         what = f"train/loss is {loss}" if not math.isfinite(loss) else "the meta-gradient is not finite"
         raise TrialFailed(f"step {step}: {what}; try a smaller rule.lr or outer rate, or clip=10.0 in the mover")
     metrics = {f"train/{name}": float(value) for name, value in {"loss": mean["loss"], **mean["metrics"]}.items()}
