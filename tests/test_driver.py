@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bilevel import Inline, Report, Run, Space, Study, driver, runs
+from bilevel import Inline, Report, Run, Space, Study, driver, results
 from bilevel.driver import Driver
 from bilevel.errors import NotReproduced, RecordDamaged
 from bilevel.events import Asked, Event, Interrupted, Kept, Reported, Started, Units
@@ -66,7 +66,7 @@ def fresh(store: Path, of: Study) -> RunFolder:
 
 def summary(folder: RunFolder) -> tuple[str, list[Event]]:
     history = driver.studies.replay(folder.events())
-    return runs.fingerprint(history), [event for event in folder.events() if isinstance(event, Reported)]
+    return results.fingerprint(history), [event for event in folder.events() if isinstance(event, Reported)]
 
 
 # -- interruptions -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 import torch
 
-from bilevel import Inline, Report, Run, Space, Study, driver, resume, run, runs
+from bilevel import Inline, Report, Run, Space, Study, driver, results, resume, run, runs
 from bilevel.driver import Progress
 from bilevel.errors import BadInput, RunLocked, StudyChanged
 from bilevel.record import checkpoints
@@ -211,7 +211,7 @@ def test_the_fingerprint_is_that_of_the_learned_tensors_and_the_table(tmp_path: 
     trial = history.trials[0]
     for name, value in (("learned", "f" * 64), ("objective", 0.0), ("state", "stopped"), ("config", {"steps": 1})):
         changed = dataclasses.replace(history, trials={0: dataclasses.replace(trial, **{name: value})})
-        assert runs.fingerprint(changed) != result.fingerprint, name
+        assert results.fingerprint(changed) != result.fingerprint, name
     slower = dataclasses.replace(history, trials={0: dataclasses.replace(trial, kept={}, seed=0)})
-    assert runs.fingerprint(slower) == result.fingerprint
+    assert results.fingerprint(slower) == result.fingerprint
     assert torch.get_num_threads() == 1

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from bilevel.execute import Inline, Ray
     from bilevel.learner import load
     from bilevel.outer import SGD, Adam, AdamW
-    from bilevel.runs import Result, resume, run
+    from bilevel.results import Result
+    from bilevel.runs import resume, run
     from bilevel.space import Learned, Space
     from bilevel.study import Study
     from bilevel.training import MetaTraining, meta_train
@@ -29,7 +30,7 @@ _HOMES = {
     "MetaTraining": "training",
     "Ray": "execute",
     "Report": "events",
-    "Result": "runs",
+    "Result": "results",
     "Run": "events",
     "Space": "space",
     "Study": "study",

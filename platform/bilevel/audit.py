@@ -11,7 +11,7 @@ from typing import Any
 from bilevel import space as spaces
 from bilevel import study as studies
 from bilevel import trees
-from bilevel.driver import as_generator
+from bilevel.callbacks import as_generator
 from bilevel.errors import BadInput, NotReproduced, RecordDamaged
 from bilevel.events import Executor, Report, Reported, Run, Tree, Units
 from bilevel.execute import Inline

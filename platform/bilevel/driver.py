@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import queue
 import signal
 import threading
 import time
@@ -20,6 +18,7 @@ import torch
 from bilevel import space as spaces
 from bilevel import study as studies
 from bilevel import trees
+from bilevel.callbacks import as_generator
 from bilevel.errors import BilevelError, ClusterFailed, NotReproduced, RecordDamaged, TrialFailed
 from bilevel.events import (
     Done,
@@ -394,48 +393,6 @@ class Driver:
         alive = self._executor.alive if self._executor is not None else 0
         running = {live.number: live.config for live in self._live.values()}
         return Progress(self.history, running, alive, self._faults, time.monotonic() - self._began)
-
-
-def as_generator(objective: Callable[..., Any], config: Any, run: Run) -> Generator[Report | Units, Any, None]:
-    """The objective at work: a generator as it is; a function that calls `run.report` is run when it is first asked."""
-    if inspect.isgeneratorfunction(objective):
-        made: Generator[Report | Units, Any, None] = objective(config, run)
-        return made
-    return _called(objective, config, run)
-
-
-def _called(objective: Callable[..., Any], config: Any, run: Run) -> Generator[Report | Units, Any, None]:
-    """A function that calls `run.report`, as a generator: it runs in a thread and waits while its report is taken."""
-    said: queue.Queue[Report | BaseException | None] = queue.Queue()
-    stop: queue.Queue[bool] = queue.Queue()
-    over = threading.Event()
-
-    def sink(report: Report) -> bool:
-        if over.is_set():  # told already, and nobody listens any more
-            return True
-        said.put(report)
-        return stop.get()
-
-    def work() -> None:
-        try:
-            objective(config, run)
-        except BaseException as error:  # noqa: BLE001
-            said.put(error)  # raised again below, in the driver's thread
-        else:
-            said.put(None)
-
-    run.sink = sink
-    threading.Thread(target=work, daemon=True, name=f"trial-{run.trial}").start()
-    while (report := said.get()) is not None:
-        if isinstance(report, BaseException):
-            raise report
-        try:
-            yield report
-        except GeneratorExit:
-            over.set()
-            stop.put(True)
-            raise
-        stop.put(False)
 
 
 def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -17,72 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bilevel import figures, sources
+from bilevel import figures, results, sources
 from bilevel import space as spaces
 from bilevel import study as studies
 from bilevel.driver import Driver, Progress, Watch
 from bilevel.errors import BadInput, ClusterFailed, StoreFailed, StudyChanged
-from bilevel.events import Asked, Ended, Executor, Finished, Opened, Reported, Run, Started
+from bilevel.events import Executor, Finished, Opened, Run, Started
 from bilevel.execute import Inline, Ray
-from bilevel.record import checkpoints, journal, model, tracking
 from bilevel.record import folder as folders
+from bilevel.record import model, tracking
 from bilevel.record.folder import RunFolder
+from bilevel.results import Result
 from bilevel.sources import Source
-from bilevel.study import History, Study, Trial
+from bilevel.study import History, Study
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 On = Inline | Ray
 WAIT_FOR_TRACKER = 120.0  # seconds at the end of a run, while the tracker still makes progress
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run stands; `document` is what `run --json` prints."""
-
-    folder: Path
-    document: Mapping[str, Any]
-
-    @property
-    def run_id(self) -> str:
-        """The run's name in its store."""
-        return str(self.document["run_id"])
-
-    @property
-    def status(self) -> str:
-        """completed, stopped, failed or interrupted."""
-        return str(self.document["status"])
-
-    @property
-    def best(self) -> Mapping[str, Any] | None:
-        """Of the best trial: trial, objective, config."""
-        best: Mapping[str, Any] | None = self.document["best"]
-        return best
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Of the best trial, by name."""
-        metrics: Mapping[str, float] = self.document["metrics"]
-        return metrics
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over what was learned and the table of trials; equal for equal studies and seeds."""
-        return str(self.document["fingerprint"])
-
-    @property
-    def trials(self) -> pd.DataFrame:
-        """One row a trial: trial, state, objective, config.*."""
-        import pandas as pd  # dear to import, and not needed to run
-
-        history = studies.replay(RunFolder(self.folder).events())
-        rows = [
-            {"trial": t.number, "state": t.state, "objective": t.objective}
-            | {f"config.{path}": value for path, value in t.config.items()}
-            for t in history.trials.values()
-        ]
-        return pd.DataFrame(rows)
 
 
 class Quiet:
@@ -250,7 +201,7 @@ class _Session:
         except StoreFailed as error:
             self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
             history = studies.replay(self.folder.events())
-            return Result(self.folder.path, result(self.folder, history, "interrupted", self.study))
+            return Result(self.folder.path, results.result(self.folder, history, "interrupted", self.study))
 
     def _work(self) -> Result:
         opened = self._opened()
@@ -284,10 +235,10 @@ class _Session:
             return "interrupted"
 
     def _finish(self, driver: Driver, status: str, tracker: tracking.Tracker | None) -> Result:
-        document = result(self.folder, driver.history, status, self.study)
+        document = results.result(self.folder, driver.history, status, self.study)
         if status in ("completed", "failed", "stopped"):
             self._export(driver.history)
-            document = result(self.folder, driver.history, status, self.study)
+            document = results.result(self.folder, driver.history, status, self.study)
             driver.record(Finished(status, document), commit=True)
         if tracker is not None:
             state = tracker.finish(WAIT_FOR_TRACKER)
@@ -299,13 +250,13 @@ class _Session:
     def _export(self, history: History) -> None:
         """The learned model and the figures, into the run's folder."""
         best = history.best()
-        state = final_state(self.folder, best) if best is not None else None
+        state = results.final_state(self.folder, best) if best is not None else None
         config = spaces.build(self.study.space)
         tasks = getattr(config, "tasks", None)
         if best is not None and state is not None and "learned" in state:
             described = {"study": self.study.name, "run_id": self.folder.run_id, "config": dict(best.config)}
             model.write(self.folder.path / "model", state["learned"], described, getattr(tasks, "scaling", None))
-        drawn = figures.draw(figure_history(self.folder, history, state))
+        drawn = figures.draw(results.figure_history(self.folder, history, state))
         home = self.folder.path / "figures"
         try:
             home.mkdir(exist_ok=True)
@@ -325,85 +276,10 @@ class _Session:
         return Opened(workers, self.source.sha256, {n: _version(n) for n in names}, hardware(), _git(self.source.file))
 
 
-def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:
-    """The last state of a trial that was kept."""
-    for step, manifest in sorted(trial.kept.items(), reverse=True):
-        path = checkpoints.folder(folder.path, trial.number, step)
-        if path.exists():
-            return checkpoints.load(path, manifest)
-    return None
-
-
-def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any] | None) -> figures.History:
-    """What figures are drawn from."""
-    reports: dict[int, list[tuple[int, Mapping[str, float]]]] = {}
-    for event in folder.events():
-        if isinstance(event, Reported):
-            reports.setdefault(event.trial, []).append((event.step, event.metrics))
-    best = history.best()
-    shown = (state or {}).get("exhibit") or None
-    number = None if best is None else best.number
-    return figures.History(reports=reports, exhibit=shown, metric=history.metric, best=number)
-
-
-def result(folder: RunFolder, history: History, status: str, study: Study | None = None) -> dict[str, Any]:
-    """What `run --json` prints: how a run stands."""
-    best = history.best()
-    states = [trial.state for trial in history.trials.values()]
-    shown = best or (history.trials[max(history.trials)] if history.trials else None)
-    per_step = spaces.flatten(study.space).get("episodes", 0) if study is not None else 0
-    per_step = per_step if isinstance(per_step, int) else 0
-    seconds, steps_per_second = _times(folder)
-    return {
-        "run_id": folder.run_id,
-        "study": study.name if study is not None else folder.document()["name"],
-        "status": status,
-        "trials": {state: states.count(state) for state in ("completed", "stopped", "failed")},
-        "best": best and {"trial": best.number, "objective": best.objective, "config": dict(best.config)},
-        "metrics": {n: v if math.isfinite(v) else None for n, v in (shown.metrics if shown else {}).items()},
-        "episodes": per_step * sum(trial.step for trial in history.trials.values()),
-        "fingerprint": fingerprint(history),
-        "seconds": round(seconds, 3),
-        "episodes_per_second": round(per_step * steps_per_second, 3),
-    }
-
-
-def fingerprint(history: History) -> str:
-    """SHA-256 over the table of trials: config, state, objective and the hash of what was learned; no times."""
-    table = [
-        {"trial": t.number, "config": dict(t.config), "state": t.state, "objective": t.objective, "learned": t.learned}
-        for t in sorted(history.trials.values(), key=lambda t: t.number)
-    ]
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
-
-
 def hardware() -> str:
     """The class of machine that the last bits of a result depend on."""
     name = f"{os.uname().machine} {torch.backends.cpu.get_cpu_capability()}"
     return name + (f" {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
-
-
-def _times(folder: RunFolder) -> tuple[float, float]:
-    """Seconds at work over all sessions, and outer steps per second (testing at a trial's last step left out)."""
-    total, began, last = 0.0, None, 0.0
-    gaps: list[float] = []
-    reported: tuple[float, int] | None = None
-    for entry in journal.read(folder.journal):
-        event = entry.typed()
-        if isinstance(event, Opened):
-            total += 0.0 if began is None else last - began
-            began, reported = entry.t, None
-        elif isinstance(event, Reported):
-            if reported is not None:
-                gaps.append((entry.t - reported[0]) / max(1, event.step - reported[1]))
-            reported = (entry.t, event.step)
-        elif isinstance(event, Asked | Ended):
-            reported = None
-            if isinstance(event, Ended) and gaps:
-                gaps.pop()  # the last step's, which includes the tests
-        last = entry.t
-    mean = sum(gaps) / len(gaps) if gaps else 0.0
-    return total + (0.0 if began is None else last - began), 1 / mean if mean > 0 else 0.0
 
 
 def _check(study: Study) -> dict[Any, Any]:
