@@ -18,7 +18,7 @@ study = Study(
         MetaTraining,
         tasks=Alphabets(ways=5, shots=1, queries=5),
         episodes=4,  # few: with a rate that falls to 0, many small steps learn more in the same time
-        steps=2800,
+        steps=2400,
         unit=2,
         validate_every=400,
         validate_episodes=100,
