@@ -31,6 +31,8 @@ class Case:
     tasks: int
     steps: int
     lr: float
+    unit: int | None = None
+    """Of us alone: episodes side by side in a unit of work (None: the default), as a study says it."""
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -44,9 +46,9 @@ CASES = {
     for case in (
         Case("sinusoid-1", ways=0, shots=10, queries=10, tasks=25, steps=1, lr=0.01),
         Case("sinusoid-5", ways=0, shots=10, queries=10, tasks=25, steps=5, lr=0.01),
-        Case("conv4-1", ways=5, shots=1, queries=5, tasks=32, steps=1, lr=0.4),
-        Case("conv4-5", ways=5, shots=1, queries=5, tasks=32, steps=5, lr=0.4),
-        Case("conv4-5-1query", ways=5, shots=1, queries=1, tasks=32, steps=5, lr=0.4),
+        Case("conv4-1", ways=5, shots=1, queries=5, tasks=32, steps=1, lr=0.4, unit=8),
+        Case("conv4-5", ways=5, shots=1, queries=5, tasks=32, steps=5, lr=0.4, unit=8),
+        Case("conv4-5-1query", ways=5, shots=1, queries=1, tasks=32, steps=5, lr=0.4, unit=8),
         Case("conv4-20way-5", ways=20, shots=1, queries=5, tasks=16, steps=5, lr=0.1),
     )
 }

@@ -66,7 +66,7 @@ class Ours:
         rule = GradientDescent(init=Learned(given, by=Adam(1e-3)), lr=case.lr, steps=case.steps)
         tasks = Fixed(_episodes(arrays, kind))
         self._config = MetaTraining(
-            tasks=tasks, rule=rule, steps=ENDLESS, validate_every=ENDLESS, episodes=case.tasks
+            tasks=tasks, rule=rule, steps=ENDLESS, validate_every=ENDLESS, episodes=case.tasks, unit=case.unit
         )  # fmt: skip
         self._workers, self._ticket = workers, 0
         executor = Ray(workers=workers) if workers else Inline()

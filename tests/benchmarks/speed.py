@@ -11,7 +11,8 @@ in float64, which must equal the definition (`plain.py`: one task after another)
 processes compute in float32, one contestant after the other, round after round (A B C A B C ...), so that a machine
 that slows down slows all of them. A meta-iteration is: adapt to all tasks, query loss, backward to the weights, one
 outer Adam step; for us also drawing and stacking the episodes, and on workers the way to the Ray actors and back. The
-peers hold their episodes ready.
+peers hold their episodes ready. Our 32 conv4 tasks go in four units of eight, two a worker: fewer and larger units than
+by default, which leaves work for eight workers (a tenth slower on two).
 
 How to read the table: `ms` is the median over rounds of a meta-iteration (of each round's median), `from .. to` the
 fastest and the slowest round, `MB` the peak memory of the process (of us: of a worker), `gradient` the relative

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import ray
 import torch
 
+from bilevel import trees
 from bilevel.errors import BadInput, ClusterFailed
 from bilevel.events import Done, Fault, Lost, Units
 from bilevel.execute import Inline, Ray, guard
@@ -267,3 +269,12 @@ def living() -> set[int]:
 
 def held(pool: Pool) -> tuple[int, int, int]:
     return len(pool._tickets), len(pool._queue), sum(len(member.calls) for member in pool._crew.members)
+
+
+def test_the_last_units_of_a_middling_length_wait_for_whoever_is_free() -> None:
+    work = limits.Work(step, 1, b"")
+    unit = limits.Unit(limits.Ticket(1, work, 2, trees.pack({}), 1), 0, 0)
+    assert unit.depth(plenty=True) == 1  # nothing is known about it yet
+    for seconds, while_plenty, at_last in ((0.01, 2, 2), (0.2, 2, 1), (5.0, 1, 1)):
+        work.seconds[int] = deque([seconds])
+        assert (unit.depth(plenty=True), unit.depth(plenty=False)) == (while_plenty, at_last)

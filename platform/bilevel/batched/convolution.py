@@ -45,14 +45,7 @@ def gather(x: Tensor, win: Windows) -> Tensor:
     """[images, height, width, channels] to windows [images, h, w, kh, kw, channels], in new memory."""
     (top, bottom), (left, right) = win.pads
     n, (h, w), c = x.shape[0], win.padded, x.shape[3]
-    if any((top, bottom, left, right)):
-        padded = x.new_empty(n, h, w, c)
-        inside = padded[:, top : h - bottom]
-        for margin in (padded[:, :top], padded[:, h - bottom :], inside[:, :, :left], inside[:, :, w - right :]):
-            margin.zero_()
-        inside[:, :, left : w - right].copy_(x)
-    else:
-        padded = x.contiguous()
+    padded = torch.constant_pad_nd(x, (0, 0, left, right, top, bottom)).contiguous()
     (oh, ow), (kh, kw), (sh, sw), (dh, dw) = win.out, win.kernel, win.stride, win.dilation
     view = padded.as_strided((n, oh, ow, kh, kw, c), (h * w * c, sh * w * c, sw * c, dh * w * c, dw * c, 1))
     return view.clone(memory_format=torch.contiguous_format)

@@ -67,44 +67,38 @@ class _OverRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, scale, normed, factor, y = ctx.saved_tensors
-        return (*_OverRowsBack.apply(grad, x, scale, normed, factor, y, ctx.eps, ctx.relu), None, None)  # type: ignore[no-untyped-call]
+        behind = (
+            torch.ops.aten.threshold_backward(grad, y.detach(), 0) if ctx.relu else grad
+        )  # 0 where y is not above 0
+        return (*_OverRowsBack.apply(behind, x, scale, normed, factor, ctx.eps), None, None)  # type: ignore[no-untyped-call]
 
 
 class _OverRowsBack(torch.autograd.Function):
-    """The gradients of `_OverRows`; `normed`, `factor` and `y` are what x gave, so not functions of their own.
+    """The gradients of `_OverRows` before ReLU; `normed` and `factor` are what x gave, so not functions of their own.
 
-    With d the gradient behind ReLU, n the normalized x, f the factor, s the scale, M rows and sums over rows:
+    With d the gradient, n the normalized x, f the factor, s the scale, M rows and sums over rows:
     dx = s f (d - sum(d) / M - n sum(d n) / M), dscale = sum(d n), dshift = sum(d).
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        grad: Tensor,
-        x: Tensor,
-        scale: Tensor,
-        normed: Tensor,
-        factor: Tensor,
-        y: Tensor,
-        eps: float,
-        relu: bool,
+        ctx: Any, d: Tensor, x: Tensor, scale: Tensor, normed: Tensor, factor: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        behind = _behind_relu(grad, y) if relu else grad
-        to_shift, to_scale = behind.sum(1, keepdim=True), (behind * normed).sum(1, keepdim=True)
+        to_shift, to_scale = d.sum(1, keepdim=True), (d * normed).sum(1, keepdim=True)
         slope = scale * factor
         share = slope / -x.shape[1]
-        to_x = torch.addcmul(share * to_shift, normed, share * to_scale).addcmul_(behind, slope)
-        ctx.eps, ctx.relu = eps, relu
-        ctx.save_for_backward(grad, x, scale, normed, factor, y, behind, to_shift, to_scale)
+        to_x = torch.addcmul(share * to_shift, normed, share * to_scale).addcmul_(d, slope)
+        ctx.eps = eps
+        ctx.save_for_backward(d, x, scale, normed, factor, to_shift, to_scale)
         return to_x, to_scale, to_shift
 
     @staticmethod
     def backward(ctx: Any, w: Tensor, p: Tensor, q: Tensor) -> Any:
-        """The gradient of sum(w dx) + p dscale + q dshift in `grad`, `x` and `scale`."""
-        grad, x, scale, normed, factor, y, d, sum_d, sum_dn = ctx.saved_tensors
+        """The gradient of sum(w dx) + p dscale + q dshift in `d`, `x` and `scale`."""
+        d, x, scale, normed, factor, sum_d, sum_dn = ctx.saved_tensors
         if torch.is_grad_enabled():  # a third derivative: nothing may be constant
             centred, factor = _standardize(x, ctx.eps)
-            normed, d = centred * factor, grad * (y > 0) if ctx.relu else grad
+            normed = centred * factor
             sum_d, sum_dn = d.sum(1, keepdim=True), (d * normed).sum(1, keepdim=True)
         m, slope = x.shape[1], scale * factor
         sum_w, sum_wn = w.sum(1, keepdim=True), (w * normed).sum(1, keepdim=True)
@@ -118,11 +112,4 @@ class _OverRowsBack(torch.autograd.Function):
         along = (lean * sum_dn - slope * sum_dn * sum_wn / m + slope * inside) / m
         to_x = torch.addcmul(-factor * mean, normed, -factor * along)
         to_x.addcmul_(d, factor * lean).addcmul_(w, -factor * slope * sum_dn / m)
-        to_grad = _behind_relu(to_d, y) if ctx.relu else to_d
-        return to_grad, to_x, factor * inside, None, None, None, None, None
-
-
-def _behind_relu(grad: Tensor, y: Tensor) -> Tensor:
-    """`grad` where y > 0, else 0."""
-    masked: Tensor = torch.ops.aten.threshold_backward(grad, y, 0)
-    return masked
+        return to_d, to_x, factor * inside, None, None, None

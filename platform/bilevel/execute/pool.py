@@ -153,7 +153,7 @@ class Pool:
             unit = self._queue[0]
             if unit.open:
                 member = min(ready, key=lambda member: len(member.calls))
-                if len(member.calls) >= unit.depth():
+                if len(member.calls) >= unit.depth(len(self._queue) >= len(ready)):
                     return
                 self._give(member, unit)
             self._queue.popleft()

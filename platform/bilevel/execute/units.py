@@ -19,7 +19,9 @@ LEAST = 10.0
 LATE = 1.0
 """Seconds after which a unit may count as a straggler."""
 SHORT = 0.05
-"""Units shorter than this (seconds) queue two deep at a worker, which hides the millisecond of a call."""
+"""Units shorter than this (seconds) queue two deep at a worker, which hides the milliseconds of a call."""
+MIDDLING = 1.0
+"""So do units shorter than this while there is one more for every worker; the last ones go to whoever is free first."""
 
 
 @dataclass(eq=False)
@@ -72,10 +74,10 @@ class Unit:
         times = self.ticket.work.times(self.item)
         return statistics.median(times) if times else None
 
-    def depth(self) -> int:
-        """How many calls a worker may hold when this one is given to it."""
+    def depth(self, plenty: bool) -> int:
+        """How many calls a worker may hold when this is given to it; `plenty`: as many wait as there are workers."""
         typical = self.typical()
-        return 2 if typical is not None and typical < SHORT else 1
+        return 2 if typical is not None and typical < (MIDDLING if plenty else SHORT) else 1
 
     def late(self, seconds: float) -> bool:
         """Whether it is out for suspiciously long: an idle worker may try it too."""

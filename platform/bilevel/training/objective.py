@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from bilevel import trees
@@ -219,6 +218,8 @@ def interval(values: Tensor, clusters: Tensor | None = None) -> tuple[float, flo
     Episodes of one cluster (a patient drawn again) are not independent: each cluster counts as one observation of its
     mean then, weighted alike.
     """
+    from scipy.special import stdtrit  # 13 MB that a worker, who imports this module too, never needs
+
     sample = values.double().numpy()
     if clusters is not None:
         groups = clusters.numpy()
