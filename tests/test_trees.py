@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,17 +21,23 @@ def test_leaves_come_in_name_order_whatever_the_insertion_order() -> None:
     assert [path for path, _ in trees.leaves(TREE)] == ["a", "b.x", "b.y"]
 
 
-def test_map_walks_dicts_lists_tuples_and_dataclasses_and_leaves_the_rest() -> None:
+class Named(NamedTuple):
+    value: torch.Tensor
+
+
+def test_map_walks_dicts_lists_tuples_named_or_not_and_dataclasses_and_leaves_the_rest() -> None:
     tree = {
         "l": [torch.tensor(1.0)],
         "t": (torch.tensor(2.0), "word"),
         "d": Batch(torch.tensor(3.0), torch.tensor(4.0)),
+        "n": Named(torch.tensor(5.0)),
     }
     doubled = trees.map_tensors(lambda tensor: 2 * tensor, tree)
     assert doubled["l"][0] == 2
     assert isinstance(doubled["t"], tuple)
     assert doubled["t"][1] == "word"
     assert (doubled["d"].x, doubled["d"].y, doubled["d"].mask) == (6, 8, None)
+    assert doubled["n"] == Named(torch.tensor(10.0))
     assert tree["l"][0] == 1
 
 

@@ -125,7 +125,8 @@ def _map(kind: type | tuple[type, ...], function: Callable[[Any], Any], tree: An
     if isinstance(tree, dict):
         return {name: _map(kind, function, leaf) for name, leaf in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(_map(kind, function, leaf) for leaf in tree)
+        make = getattr(type(tree), "_make", type(tree))  # a named tuple takes its fields one by one
+        return make(_map(kind, function, leaf) for leaf in tree)
     if is_dataclass(tree) and not isinstance(tree, type):
         return type(tree)(**{f.name: _map(kind, function, getattr(tree, f.name)) for f in fields(tree)})
     return tree

@@ -67,9 +67,7 @@ class _OverRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, scale, normed, factor, y = ctx.saved_tensors
-        behind = (
-            torch.ops.aten.threshold_backward(grad, y.detach(), 0) if ctx.relu else grad
-        )  # 0 where y is not above 0
+        behind = torch.ops.aten.threshold_backward(grad, y.detach(), 0) if ctx.relu else grad  # 0 unless y > 0
         return (*_OverRowsBack.apply(behind, x, scale, normed, factor, ctx.eps), None, None)  # type: ignore[no-untyped-call]
 
 
