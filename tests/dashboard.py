@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--browser", default=shutil.which("chromium") or "chromium")
     parser.add_argument("--size", default="1600,1000", help="of the window, WIDTH,HEIGHT")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds that a page is given to load")
+    parser.add_argument("--patience", type=float, default=180.0, help="seconds of its own time that a page is given")
     words = parser.parse_args()
     words.folder.mkdir(parents=True, exist_ok=True)
     with dashboard(words.store) as port:
