@@ -275,6 +275,14 @@ def family(mark: str) -> dict[int, str]:
     return found
 
 
+def gone(mark: str, seconds: float = 20.0) -> None:
+    """Wait until nothing of a family lives."""
+    deadline = time.monotonic() + seconds
+    while left := family(mark):
+        assert time.monotonic() < deadline, f"after {seconds} s there still is {left}"
+        time.sleep(0.02)
+
+
 def workers(mark: str) -> list[int]:
     """Process ids of a family's inner-loop workers (Ray has agents under `ray::` names, too)."""
     return sorted(pid for pid, command in family(mark).items() if command.startswith("ray::BilevelWorker"))

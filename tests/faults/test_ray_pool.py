@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,6 +203,22 @@ def test_nothing_is_printed_and_nothing_stays() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def descendants(pid: int) -> dict[int, str]:
+    """The command lines of all processes below this one, by id."""
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone since
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(place.name))
+    found, left = {}, [pid]
+    while left:
+        for child in children.get(left.pop(), []):
+            left.append(child)
+            with contextlib.suppress(OSError):
+                found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    return found
+
+
 def test_a_killed_driver_leaves_nothing() -> None:
     script = (
         "import os, signal, sys, time\n"
@@ -212,12 +230,20 @@ def test_a_killed_driver_leaves_nothing() -> None:
         "print(pool._crew._cluster.guard.mark, flush=True)\n"
         "time.sleep(100)\n"
     )
-    driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
-    mark = driver.stdout.readline().strip()
-    assert len(guard.family(mark)) >= 4  # Ray's own processes, and the stopped worker
-    driver.kill()
-    driver.communicate()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        mark = driver.stdout.readline().strip()
+        tree = descendants(driver.pid)
+        agents = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+        while not agents <= set(tree.values()):
+            time.sleep(0.05)
+            tree = descendants(driver.pid)
+        known = guard.family(mark)
+        # Their titles overwrote a part of it, which chance decides.
+        shown = [Path(f"/proc/{pid}/environ").read_bytes() for pid, command in tree.items() if command in agents]
+        driver.kill()
+    assert [command for pid, command in tree.items() if pid not in known and guard.__file__ not in command] == []
+    assert not any(b"\0\0" in environment for environment in shown)
     stop = time.monotonic() + 10
     while guard.family(mark) and time.monotonic() < stop:
         time.sleep(0.05)

@@ -79,9 +79,6 @@ class Driver:
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, json.loads(out.splitlines()[-1]) if out else {}, err
 
-    def gone(self) -> bool:
-        return not programs.family(self.mark)
-
 
 @pytest.fixture
 def drivers() -> Iterator[list[Driver]]:
@@ -130,7 +127,7 @@ def test_workers_killed_and_frozen_change_no_bit(tmp_path: Path, drivers: list[D
     folder = run_folder(tmp_path / "undisturbed")
     assert folder is not None
     assert document["fingerprint"] == events(folder, "finished")[0]["result"]["fingerprint"], f"seed {seed}"
-    until(driver.gone, 20, "the end of what it started")
+    programs.gone(driver.mark)
 
 
 def test_the_death_of_the_local_cluster_changes_no_bit(tmp_path: Path, drivers: list[Driver]) -> None:
@@ -144,7 +141,7 @@ def test_the_death_of_the_local_cluster_changes_no_bit(tmp_path: Path, drivers: 
     status, document, err = driver.end()
     assert status == 0, err
     assert document["fingerprint"] == fingerprint
-    until(driver.gone, 20, "the end of what it started")
+    programs.gone(driver.mark)
 
 
 def test_a_unit_that_always_kills_its_worker_fails_the_study(tmp_path: Path, drivers: list[Driver]) -> None:
@@ -157,7 +154,7 @@ def test_a_unit_that_always_kills_its_worker_fails_the_study(tmp_path: Path, dri
     assert document["trials"]["failed"] == 1
     assert "trial 0 failed: unit (step 1, episodes " in err
     assert "Traceback" not in err
-    until(driver.gone, 20, "the end of what it started")
+    programs.gone(driver.mark)
 
 
 def test_a_killed_driver_leaves_no_process_and_is_resumed(tmp_path: Path, drivers: list[Driver]) -> None:
@@ -167,7 +164,7 @@ def test_a_killed_driver_leaves_no_process_and_is_resumed(tmp_path: Path, driver
     until(lambda: steps_done(tmp_path / "store") >= 20)
     assert len(programs.workers(driver.mark)) == 2
     driver.process.kill()
-    until(driver.gone, 20, "the end of what it started")
+    programs.gone(driver.mark)
     resumed = start(drivers, "resume", "last", *words, "--workers", 0)
     until(lambda: steps_done(tmp_path / "store") >= 40)
     resumed.process.send_signal(signal.SIGINT)

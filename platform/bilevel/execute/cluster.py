@@ -209,7 +209,7 @@ def _start(workers: int | None, threads: int) -> _Guard:
     # On the loopback interface alone, whatever other networks this machine is in. The variable that says so would be
     # read when Ray is imported, by this process too, which may use a cluster elsewhere next.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-    marked = {guard.MARK: posted.mark, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    marked = {guard.MARK: posted.mark, **guard.KEEP, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     try:
         for attempt in range(1, START + 1):
             try:

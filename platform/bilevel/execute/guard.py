@@ -2,7 +2,8 @@
 
 Run as a process of its own (`python -I -S guard.py MARK PID`) that waits until the driver PID is no longer its parent,
 however that happens. Ray alone would leave two agents behind for a minute, and workers that are stopped for ever.
-Processes are known by a mark in their environment, which children inherit. Standard library only.
+Processes are known by a mark in their environment, which children inherit; titles must not overwrite it (KEEP).
+Standard library only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 
 MARK = "BILEVEL_CLUSTER"
+KEEP = {"SPT_NOENV": "1"}
+"""Ray's agents write their titles over the memory in which the system shows their environment, unless this is in it."""
 
 
 def family(mark: str) -> set[int]:
@@ -29,18 +32,24 @@ def family(mark: str) -> set[int]:
     return found - {os.getpid()}
 
 
-def end(mark: str, grace: float = 0.0, limit: float = 10.0) -> None:
-    """Wait `grace` seconds for the family to go by itself, then kill it until none is left or `limit` has passed."""
-    begun = time.monotonic()
-    while (left := family(mark)) and time.monotonic() - begun < limit:
-        if time.monotonic() - begun >= grace:
+def end(mark: str, grace: float = 0.0, limit: float = 10.0, quiet: float = 0.1) -> None:
+    """Wait `grace` seconds for the family to go by itself, then kill it until none is left or `limit` has passed.
+
+    None is left when none is seen for `quiet` seconds: a process that is just being started shows no environment.
+    """
+    begun = seen = now = time.monotonic()
+    while now - seen < quiet and now - begun < limit:
+        if left := family(mark):
+            seen = now
+        if now - begun >= grace:
             for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+        now = time.monotonic()
 
 
 if __name__ == "__main__":
     while os.getppid() == int(sys.argv[2]):
         time.sleep(0.2)
-    end(sys.argv[1])
+    end(sys.argv[1], quiet=1.0)
