@@ -101,11 +101,46 @@ class Opened:
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial begins: its configuration by dotted path."""
+    """A trial is to be tried: its configuration by dotted path.
+
+    `point` are its searched values by the name of their parameter. `of` names an earlier trial whose configuration this
+    one has, with a seed of its own (repeats, confirmation).
+    """
 
     trial: int
     config: Mapping[str, Any]
     seed: int
+    point: Mapping[str, Any] = field(default_factory=dict)
+    of: int | None = None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An attempt at a trial has a place to run at: `worker` in words, from which step on, and why it is another one.
+
+    `why` is empty for the first attempt, else `lost`, `failed`, `resumed`, `paused` or `moved`.
+    """
+
+    trial: int
+    attempt: int
+    worker: str
+    step: int = 0
+    why: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A member of a population goes on at `step` from the checkpoint of another one, with other values.
+
+    `config` and `point` are its new ones, whole.
+    """
+
+    trial: int
+    step: int
+    donor: int
+    config: Mapping[str, Any]
+    point: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -154,7 +189,7 @@ class Interrupted:
     reason: str
 
 
-Event = Started | Opened | Asked | Reported | Kept | Ended | Finished | Interrupted | Fault
+Event = Started | Opened | Asked | Begun | Moved | Reported | Kept | Ended | Finished | Interrupted | Fault
 
 
 class Executor(Protocol):
