@@ -62,12 +62,14 @@ class Parameter:
         path: where its value lies in a configuration, such as `opt.lr`.
         dimension: what it is chosen from.
         when: `(name of a choice, label of its option)` that must hold for it to be there, outermost first.
+        shapes: another value may change the shape of what is learned (it is an argument of a `Learned` factory).
     """
 
     name: str
     path: str
     dimension: Dimension
     when: tuple[tuple[str, Any], ...] = ()
+    shapes: bool = False
 
     def active(self, point: Mapping[str, Any]) -> bool:
         """Whether a point, or the part of it that is chosen, has this parameter."""
@@ -188,7 +190,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Int:
-    """A whole number between `low` and `high`, both included; with `step` only every so many. `center`: a good guess."""
+    """A whole number from `low` to `high`, both included; with `step` only every so many. `center`: a good guess."""
 
     low: int
     high: int
@@ -229,7 +231,7 @@ class Int:
 
 @dataclass(frozen=True)
 class LogInt:
-    """A whole number between `low` and `high` (both positive), equally likely in each decade. `center`: a good guess."""
+    """A whole number from `low` to `high` (both positive), equally likely in each decade. `center`: a good guess."""
 
     low: int
     high: int
@@ -452,18 +454,16 @@ def _check_step(dimension: Any) -> None:
     if step is not None and not (_is_number(step) and 0 < step <= max(dimension.high - dimension.low, 1e-300)):
         if isinstance(dimension, Int) and dimension.low == dimension.high and step > 0:
             return
-        raise BadInput(
-            f"{type(dimension).__name__}: step={step!r}; it takes a positive number up to {dimension.high - dimension.low}"
-        )
+        most = dimension.high - dimension.low
+        raise BadInput(f"{type(dimension).__name__}: step={step!r}; it takes a positive number up to {most:g}")
 
 
 def _check_center(dimension: Any) -> None:
     if dimension.center is not None and not dimension.contains(dimension.center):
         name, step = type(dimension).__name__, getattr(dimension, "step", None)
         grid = f" in steps of {step:g}" if step not in (None, 1) else ""
-        raise BadInput(
-            f"{name}: center={dimension.center!r} is not one of its values, {dimension.low:g} to {dimension.high:g}{grid}"
-        )
+        values = f"{dimension.low:g} to {dimension.high:g}{grid}"
+        raise BadInput(f"{name}: center={dimension.center!r} is not one of its values, {values}")
 
 
 def _check_normal(dimension: Any) -> None:

@@ -78,6 +78,47 @@ class Searcher(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Move:
+    """A member of a population goes on from the last checkpoint of `donor`, with the values of `point`."""
+
+    donor: int
+    point: Point
+
+
+class Population(Searcher, Protocol):
+    """A search whose trials run side by side and learn from each other at every turn (PBT).
+
+    Turn r (from 0) comes when every member has reached `every * (r + 1)` or has ended.
+    """
+
+    @property
+    def members(self) -> int:
+        """How many trials there are."""
+        ...
+
+    @property
+    def every(self) -> int:
+        """The length of a turn, in steps, or in what the metric `by` counts."""
+        ...
+
+    @property
+    def by(self) -> str | None:
+        """A metric that counts what a member has spent (`adaptations`), or None: its steps."""
+        ...
+
+    def turn(self, number: int, values: Mapping[int, float], points: Mapping[int, Point]) -> Mapping[int, Move]:
+        """Who goes on from whom: a pure function of the turn's number and of how the members stand.
+
+        Args:
+            number: the turn, from 0.
+            values: of each member that can go on or has a checkpoint to give, the last value, minimized; NaN where it
+                diverged.
+            points: the present point of each member.
+        """
+        ...
+
+
 class Search(Protocol):
     """The declaration of a search, a frozen dataclass such as `TPE()`: options checked, nothing begun."""
 
