@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -29,6 +29,8 @@ class Report:
     step: int
     metrics: Metrics
     state: Tree | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """Values that the objective itself asked for on the way (`define_by_run`): name -> {"value", "dimension"}."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,111 @@ class Fault:
     detail: str
 
 
+# -- trials, where they run --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Order:
+    """An attempt at a trial, to be carried out.
+
+    Args:
+        trial: its number.
+        attempt: counts from 1; what is said of an earlier attempt is out of date.
+        seed: the trial's own.
+        point: its searched values, by the name of their parameter.
+        state: what to go on from, or None: from the start.
+        attended: every report waits for an answer (go on, or stop); otherwise reports may come several at a time.
+        keep: every report's state is wanted, not only now and then.
+    """
+
+    trial: int
+    attempt: int
+    seed: int
+    point: Mapping[str, Any]
+    state: Tree | None = None
+    attended: bool = False
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An attempt has found a place: `worker`, in words."""
+
+    trial: int
+    attempt: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a trial says: reports, then maybe an end or work to be spread; `output` is what it printed meanwhile.
+
+    Without an end it waits for `Stage.answer`. `state` is the newest that it reported, if it came along, of step
+    `state_step`; the reports themselves carry none.
+    """
+
+    trial: int
+    attempt: int
+    reports: tuple[Report, ...] = ()
+    units: Units | None = None
+    end: Completed | Raised | None = None
+    output: str = ""
+    state: Tree | None = None
+    state_step: int = 0
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The objective has returned."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """User code raised: `reason` in one line, `traceback` as text. Text travels, an exception might not unpickle."""
+
+    reason: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """An attempt was lost with its worker; nothing that it had said is. `kind` as in `Fault`."""
+
+    trial: int
+    attempt: int
+    kind: str
+    detail: str
+
+
+class Stage(Protocol):
+    """Carries trials out. Only the driver calls it, from one thread."""
+
+    @property
+    def alive(self) -> int:
+        """Workers ready now (0: trials run in this process)."""
+        ...
+
+    def begin(self, order: Order) -> None:
+        """Take an attempt on; returns at once. It begins when there is a place."""
+        ...
+
+    def answer(self, trial: int, answer: Any) -> None:
+        """Let a trial that waits go on, with the results of its units, or None after a report."""
+        ...
+
+    def close_trial(self, trial: int) -> None:
+        """End an attempt, wherever it stands; its place is free for another."""
+        ...
+
+    def poll(self, timeout: float) -> list[Said | Placed | Gone | Fault]:
+        """What has happened, waiting at most `timeout` seconds for the first of it."""
+        ...
+
+    def close(self) -> None:
+        """End what was started; nothing stays running."""
+        ...
+
+
 # -- what the journal holds, besides Fault -----------------------------------------------------------------------------
 
 
@@ -86,6 +193,12 @@ class Started:
     minimize: bool
     seed: int
     format: int = 1
+    objectives: Mapping[str, str] = field(default_factory=dict)
+    """Of several objectives all: name -> "minimize" or "maximize"."""
+    log: tuple[str, ...] = ()
+    """Paths of searched values that lie on a logarithmic scale."""
+    window: int = 0
+    """Of a deterministic study its slots: trial n is asked when n - window has ended, and knows no later one."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +217,8 @@ class Asked:
     """A trial is to be tried: its configuration by dotted path.
 
     `point` are its searched values by the name of their parameter. `of` names an earlier trial whose configuration this
-    one has, with a seed of its own (repeats, confirmation).
+    one has, with a seed of its own: a repeat, or after the search a confirmation (`confirms`). `refused` are points that
+    the search proposed before, and that the study's own condition ruled out.
     """
 
     trial: int
@@ -112,6 +226,8 @@ class Asked:
     seed: int
     point: Mapping[str, Any] = field(default_factory=dict)
     of: int | None = None
+    confirms: bool = False
+    refused: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +267,7 @@ class Reported:
     step: int
     metrics: Metrics
     units: str = ""
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,7 +281,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial's fate: `completed`, `stopped` or `failed`; `learned` is the SHA-256 of what it learned."""
+    """A trial's fate: `completed`, `stopped` or `failed`; `learned` is the SHA-256 of what it learned.
+
+    `values` are those of several objectives, `violation` is by how much the result breaks the study's limits.
+    """
 
     trial: int
     state: str
@@ -172,6 +292,8 @@ class Ended:
     objective: float | None
     reason: str | None = None
     learned: str | None = None
+    values: Sequence[float] = ()
+    violation: float = 0.0
 
 
 @dataclass(frozen=True)
