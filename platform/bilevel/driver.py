@@ -34,6 +34,7 @@ from bilevel.events import (
     Tree,
     Units,
 )
+from bilevel.progress import Standing
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
 from bilevel.record.journal import Journal
@@ -55,6 +56,8 @@ class Progress:
     alive: int
     faults: int
     seconds: float
+    standing: Standing | None = None
+    """Of a search with more than one trial."""
 
 
 class Watch(Protocol):
