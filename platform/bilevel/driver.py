@@ -34,7 +34,7 @@ from bilevel.events import (
     Tree,
     Units,
 )
-from bilevel.progress import Standing
+from bilevel.history import Leader
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
 from bilevel.record.journal import Journal
@@ -44,6 +44,23 @@ KEEP_EVERY = 15.0  # seconds between checkpoints of a trial; a new best is kept 
 KEEP_BEST_EVERY = 2.0
 REOPEN = 2  # times that a cluster may fail us with no unit done in between
 LOOK_EVERY = 0.2  # seconds between looks at signals, time limits and the display
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a search wants and what it has found, made in a time that does not grow with the trials that have ended."""
+
+    trials: int | None = None
+    """How many are wanted, repeats included; None: as many as there is time for."""
+    last: int | None = None
+    """The last step of a trial that is not stopped, if that is known."""
+    limit: float | None = None
+    """The time limit [s], counted as `Progress.seconds`."""
+    search: str = ""
+    """The search and the rule that stops trials, in words."""
+    best: Leader | None = None
+    front: int = 0
+    """Of several objectives: how many trials are on the Pareto front."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ class Progress:
     faults: int
     seconds: float
     standing: Standing | None = None
-    """Of a search with more than one trial."""
+    """Of a search; None of a study with a single trial."""
 
 
 class Watch(Protocol):
