@@ -1,84 +1,21 @@
-"""Over which values is a searched one chosen, and how do they lie in the unit interval?"""
+"""Which number is it, of a range, a logarithmic one, or a normal distribution?"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from bilevel.dimensions.port import index_of, short
 from bilevel.errors import BadInput
 
 _STANDARD = NormalDist()
+_LARGEST = math.log(sys.float_info.max)
 _TAIL = 1e-12
 """A normal distribution has no ends; the unit interval has: beyond seven standard deviations it is cut."""
-
-
-@runtime_checkable
-class Dimension(Protocol):
-    """A set of values laid out over the unit interval; equal lengths are equally likely before anything is known."""
-
-    @property
-    def size(self) -> int | None:
-        """How many values there are; None: a continuum."""
-        ...
-
-    @property
-    def ordered(self) -> bool:
-        """Whether near places hold like values."""
-        ...
-
-    @property
-    def log(self) -> bool:
-        """Whether the values are laid out (and to be drawn) on a logarithmic scale."""
-        ...
-
-    @property
-    def middle(self) -> Any:
-        """The value to start from if nothing is known: a user's own guess, else the one in the middle."""
-        ...
-
-    def decode(self, place: float) -> Any:
-        """The value at a place in [0, 1]."""
-        ...
-
-    def encode(self, value: Any) -> float:
-        """The place of a value: of one of several that share an interval, its middle."""
-        ...
-
-    def contains(self, value: Any) -> bool:
-        """Whether the value is one of those."""
-        ...
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A searched value of a space.
-
-    Args:
-        name: unique in the space, such as `lr`, `rule.init.by.lr` or, below a choice of spaces, `opt[Adam].lr`.
-        path: where its value lies in a configuration, such as `opt.lr`.
-        dimension: what it is chosen from.
-        when: `(name of a choice, label of its option)` that must hold for it to be there, outermost first.
-        shapes: another value may change the shape of what is learned (it is an argument of a `Learned` factory).
-    """
-
-    name: str
-    path: str
-    dimension: Dimension
-    when: tuple[tuple[str, Any], ...] = ()
-    shapes: bool = False
-
-    def active(self, point: Mapping[str, Any]) -> bool:
-        """Whether a point, or the part of it that is chosen, has this parameter."""
-        return all(same(point.get(name), label) for name, label in self.when)
-
-
-def same(left: Any, right: Any) -> bool:
-    """Equal, and of one kind: 1 is not True."""
-    return bool(left == right) and isinstance(left, bool) == isinstance(right, bool)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -101,6 +38,7 @@ class Uniform:
         _check_step(self)
         _check_center(self)
 
+    __repr__ = short
     ordered = True
     log = False
 
@@ -118,13 +56,13 @@ class Uniform:
         """The value at a place."""
         if self.step is None:
             return _between(self.low, self.high, self.low + place * (self.high - self.low))
-        return _on_grid(self, _index(place, _count(self.low, self.high, self.step)))
+        return _on_grid(self, index_of(place, _count(self.low, self.high, self.step)))
 
     def encode(self, value: float) -> float:
         """The place of a value."""
         if self.step is None:
             return _unit((value - self.low) / (self.high - self.low)) if self.high > self.low else 0.5
-        return (round((value - self.low) / self.step) + 0.5) / _count(self.low, self.high, self.step)
+        return _unit((round((value - self.low) / self.step) + 0.5) / _count(self.low, self.high, self.step))
 
     def contains(self, value: Any) -> bool:
         """Whether it is a number within, and a multiple of the step."""
@@ -149,6 +87,7 @@ class Log:
         _check_step(self)
         _check_center(self)
 
+    __repr__ = short
     ordered = True
     log = True
 
@@ -184,8 +123,10 @@ class Log:
 
     def _edges(self) -> tuple[float, float]:
         """With a step, half a step more at both ends, so that the ends are as likely as their neighbours."""
-        half = (self.step or 0.0) / 2
-        return (self.low - half if self.low > half else self.low), self.high + half
+        if self.step is None:
+            return self.low, self.high
+        half, last = self.step / 2, _count(self.low, self.high, self.step) - 1
+        return (self.low - half if self.low > half else self.low), self.low + last * self.step + half
 
 
 @dataclass(frozen=True)
@@ -203,6 +144,7 @@ class Int:
         _check_step(self)
         _check_center(self)
 
+    __repr__ = short
     ordered = True
     log = False
 
@@ -218,11 +160,11 @@ class Int:
 
     def decode(self, place: float) -> int:
         """The value at a place."""
-        return self.low + self.step * _index(place, self.size)
+        return self.low + self.step * index_of(place, self.size)
 
     def encode(self, value: int) -> float:
         """The place of a value."""
-        return ((value - self.low) // self.step + 0.5) / self.size
+        return _unit(((value - self.low) // self.step + 0.5) / self.size)
 
     def contains(self, value: Any) -> bool:
         """Whether it is a whole number within, and on the step."""
@@ -243,6 +185,7 @@ class LogInt:
         _check_positive(self)
         _check_center(self)
 
+    __repr__ = short
     ordered = True
     log = True
 
@@ -282,6 +225,7 @@ class Normal:
     def __post_init__(self) -> None:
         _check_normal(self)
 
+    __repr__ = short
     ordered = True
     log = False
     size = None
@@ -294,7 +238,7 @@ class Normal:
     def decode(self, place: float) -> float:
         """The value at a place."""
         value = self.mean + self.sd * _STANDARD.inv_cdf(min(max(place, _TAIL), 1 - _TAIL))
-        return value if self.step is None else round(value / self.step) * self.step
+        return value if self.step is None else _plain(round(value / self.step) * self.step)
 
     def encode(self, value: float) -> float:
         """The place of a value."""
@@ -315,6 +259,7 @@ class LogNormal:
     def __post_init__(self) -> None:
         _check_normal(self)
 
+    __repr__ = short
     ordered = True
     log = True
     size = None
@@ -337,92 +282,6 @@ class LogNormal:
         return _is_number(value) and value > 0
 
 
-# -- choices -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, init=False)
-class OneOf:
-    """One of several values: numbers, words, booleans, objects, or `Space`s (then what is below them depends on it).
-
-    `ordered=True`: neighbours are alike (batch sizes, depths), and searches may use that. `center`: a good guess.
-    Records name an option by its label: a plain value is its own, an object or space is called by its name.
-    """
-
-    options: tuple[Any, ...]
-    ordered: bool
-    center: Any
-
-    def __init__(self, *options: Any, ordered: bool = False, center: Any = None) -> None:
-        object.__setattr__(self, "options", options)
-        object.__setattr__(self, "ordered", ordered)
-        object.__setattr__(self, "center", center)
-        if not options:
-            raise BadInput("OneOf(): nothing to choose from; give it some values")
-        labels = self.labels
-        twice = [label for i, label in enumerate(labels) if any(same(label, other) for other in labels[:i])]
-        if twice:
-            raise BadInput(f"OneOf: {twice[0]!r} is there twice; options are told apart by value, objects by name")
-        if center is not None and not self.contains(center):
-            raise BadInput(f"OneOf: center={center!r} is none of its options: {', '.join(map(str, labels))}")
-
-    def __hash__(self) -> int:
-        return hash((tuple(map(str, self.labels)), self.ordered))
-
-    log = False
-
-    @property
-    def labels(self) -> tuple[Any, ...]:
-        """What records call the options, in their order."""
-        return tuple(_label(option) for option in self.options)
-
-    @property
-    def size(self) -> int:
-        """How many options there are."""
-        return len(self.options)
-
-    @property
-    def middle(self) -> Any:
-        """The label to start from: of an unordered choice the first."""
-        if self.center is not None:
-            return self.center
-        return self.labels[(len(self.options) - 1) // 2 if self.ordered else 0]
-
-    def option(self, label: Any) -> Any:
-        """The option that is called so."""
-        return self.options[self._index(label)]
-
-    def decode(self, place: float) -> Any:
-        """The label at a place."""
-        return self.labels[_index(place, len(self.options))]
-
-    def encode(self, value: Any) -> float:
-        """The place of a label."""
-        return (self._index(value) + 0.5) / len(self.options)
-
-    def contains(self, value: Any) -> bool:
-        """Whether an option is called so."""
-        return any(same(value, label) for label in self.labels)
-
-    def _index(self, label: Any) -> int:
-        for index, known in enumerate(self.labels):
-            if same(label, known):
-                return index
-        raise BadInput(f"OneOf: no option {label!r}; it has {', '.join(map(str, self.labels))}")
-
-
-def _label(option: Any) -> Any:
-    if option is None or isinstance(option, bool | int | float | str):
-        return option
-    if isinstance(option, tuple | list):
-        return repr(list(option))
-    named = getattr(option, "target", option)  # a Space is called as what it makes
-    if not hasattr(named, "__qualname__"):
-        if dataclasses.is_dataclass(named):
-            return repr(named)
-        named = type(named)
-    return str(named.__qualname__).rpartition("<locals>.")[2]
-
-
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
@@ -430,6 +289,8 @@ def _check_bounds(dimension: Any) -> None:
     name, low, high = type(dimension).__name__, dimension.low, dimension.high
     if not (_is_number(low) and _is_number(high)):
         raise BadInput(f"{name}({low!r}, {high!r}): bounds are finite numbers")
+    if not math.isfinite(high - low):
+        raise BadInput(f"{name}({low!r}, {high!r}): the range is too wide for floats")
     if low > high:
         raise BadInput(f"{name}({low!r}, {high!r}): the lower bound is above the upper one")
     if isinstance(dimension, Uniform | Log) and low == high:
@@ -470,6 +331,10 @@ def _check_normal(dimension: Any) -> None:
     name = type(dimension).__name__
     if not _is_number(dimension.mean) or not (_is_number(dimension.sd) and dimension.sd > 0):
         raise BadInput(f"{name}({dimension.mean!r}, {dimension.sd!r}): give a finite mean and a positive deviation")
+    if isinstance(dimension, LogNormal) and abs(dimension.mean) + 8 * dimension.sd > _LARGEST:
+        raise BadInput(
+            f"{name}({dimension.mean!r}, {dimension.sd!r}): they are those of the logarithm; take smaller ones"
+        )
     step = getattr(dimension, "step", None)
     if step is not None and not (_is_number(step) and step > 0):
         raise BadInput(f"{name}: step={step!r}; it takes a positive number")
@@ -503,10 +368,6 @@ def _on_grid(dimension: Any, index: int) -> float:
 def _plain(value: float) -> float:
     """Without the last digits that adding steps brings: 0.30000000000000004 is 0.3."""
     return float(f"{value:.12g}")
-
-
-def _index(place: float, count: int) -> int:
-    return min(max(int(place * count), 0), count - 1)
 
 
 def _between(low: float, high: float, value: float) -> float:
