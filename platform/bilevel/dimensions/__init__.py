@@ -1,0 +1,20 @@
+"""Over which values is a searched one chosen, and how do they lie in the unit interval?"""
+
+from bilevel.dimensions.choices import OneOf, label
+from bilevel.dimensions.numbers import Int, Log, LogInt, LogNormal, Normal, Uniform
+from bilevel.dimensions.port import Dimension, Parameter, is_dimension, same
+
+__all__ = [
+    "Dimension",
+    "Int",
+    "Log",
+    "LogInt",
+    "LogNormal",
+    "Normal",
+    "OneOf",
+    "Parameter",
+    "Uniform",
+    "is_dimension",
+    "label",
+    "same",
+]
