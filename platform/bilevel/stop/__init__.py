@@ -1,31 +1,8 @@
 """May this trial go on? Rules that compare trials at the same step."""
 
-from __future__ import annotations
+from bilevel.stop.asha import ASHA
+from bilevel.stop.hyperband import Hyperband
+from bilevel.stop.median import Median
+from bilevel.stop.port import Stop, Stopper
 
-from typing import Protocol
-
-
-class Stopper(Protocol):
-    """A rule at work. Its state is a function of the calls of `report`, in their order: a journal rebuilds it."""
-
-    def report(self, trial: int, step: int, value: float, *, upto: int | None = None) -> bool:
-        """A trial has reached a step (they ascend within a trial) with a value to be minimized; True: stop it now.
-
-        Args:
-            trial: its number.
-            step: the step, from 1.
-            value: may be infinite or NaN, which is worse than any number.
-            upto: of other trials, compare only with those up to this number (they have ended); None: with all.
-        """
-        ...
-
-
-class Stop(Protocol):
-    """The declaration of a rule, a frozen dataclass such as `ASHA(first=1, factor=3, last=27)`."""
-
-    last: int
-    """The last step of a trial that is not stopped."""
-
-    def open(self) -> Stopper:
-        """The rule with nothing reported yet."""
-        ...
+__all__ = ["ASHA", "Hyperband", "Median", "Stop", "Stopper"]
