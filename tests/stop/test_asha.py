@@ -68,7 +68,7 @@ def test_one_in_factor_goes_on_at_each_rung() -> None:
 
     So at upper rungs, where few have come yet, more go on than in the end should have.
     """
-    rule, reached = ASHA(last=81), dict.fromkeys((1, 3, 9, 27, 81), 0)
+    rule, reached = ASHA(last=81), dict.fromkeys((1, 3, 9), 0)
     draws = random.Random(0)
     for _ in range(10):
         stopper = rule.open()
@@ -78,8 +78,8 @@ def test_one_in_factor_goes_on_at_each_rung() -> None:
                     reached[step] += 1
                 if stopper.report(trial, step, value):
                     break
-    shares = [reached[3 * rung] / reached[rung] for rung in (1, 3, 9)]
-    assert shares == pytest.approx([1 / 3] * 3, abs=0.04)
+    shares = [reached[3 * rung] / reached[rung] for rung in (1, 3)]
+    assert shares == pytest.approx([1 / 3] * 2, abs=0.03)
 
 
 def test_the_first_at_a_rung_goes_on_and_then_only_the_best_until_there_are_enough() -> None:
