@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import sys
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from bilevel.dimensions.checks import check_normal, check_range, is_number, is_whole, on_range
 from bilevel.dimensions.port import index_of, short
-from bilevel.errors import BadInput
 
 _STANDARD = NormalDist()
-_LARGEST = math.log(sys.float_info.max)
 _TAIL = 1e-12
 """A normal distribution has no ends; the unit interval has: beyond seven standard deviations it is cut."""
-
-
-# -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,9 +28,7 @@ class Uniform:
     center: float | None = None
 
     def __post_init__(self) -> None:
-        _check_bounds(self)
-        _check_step(self)
-        _check_center(self)
+        check_range(self)
 
     __repr__ = short
     ordered = True
@@ -55,7 +47,7 @@ class Uniform:
     def decode(self, place: float) -> float:
         """The value at a place."""
         if self.step is None:
-            return _between(self.low, self.high, self.low + place * (self.high - self.low))
+            return _at(self, place, self.low + place * (self.high - self.low))
         return _on_grid(self, index_of(place, _count(self.low, self.high, self.step)))
 
     def encode(self, value: float) -> float:
@@ -66,7 +58,7 @@ class Uniform:
 
     def contains(self, value: Any) -> bool:
         """Whether it is a number within, and a multiple of the step."""
-        return _is_number(value) and _within(self, value) and (self.step is None or _near_grid(self, value))
+        return on_range(self, value)
 
 
 @dataclass(frozen=True)
@@ -82,10 +74,7 @@ class Log:
     center: float | None = None
 
     def __post_init__(self) -> None:
-        _check_bounds(self)
-        _check_positive(self)
-        _check_step(self)
-        _check_center(self)
+        check_range(self)
 
     __repr__ = short
     ordered = True
@@ -106,7 +95,7 @@ class Log:
         low, high = self._edges()
         value = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
         if self.step is None:
-            return _between(self.low, self.high, value)
+            return _at(self, place, value)
         count = _count(self.low, self.high, self.step)
         return _on_grid(self, min(max(round((value - self.low) / self.step), 0), count - 1))
 
@@ -119,7 +108,7 @@ class Log:
 
     def contains(self, value: Any) -> bool:
         """Whether it is a number within, and on the grid of the step."""
-        return _is_number(value) and _within(self, value) and (self.step is None or _near_grid(self, value))
+        return on_range(self, value)
 
     def _edges(self) -> tuple[float, float]:
         """With a step, half a step more at both ends, so that the ends are as likely as their neighbours."""
@@ -139,10 +128,7 @@ class Int:
     center: int | None = None
 
     def __post_init__(self) -> None:
-        _check_whole(self)
-        _check_bounds(self)
-        _check_step(self)
-        _check_center(self)
+        check_range(self, whole=True)
 
     __repr__ = short
     ordered = True
@@ -168,7 +154,7 @@ class Int:
 
     def contains(self, value: Any) -> bool:
         """Whether it is a whole number within, and on the step."""
-        return _is_whole(value) and _within(self, value) and (value - self.low) % self.step == 0
+        return is_whole(value) and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
 
 @dataclass(frozen=True)
@@ -180,10 +166,7 @@ class LogInt:
     center: int | None = None
 
     def __post_init__(self) -> None:
-        _check_whole(self)
-        _check_bounds(self)
-        _check_positive(self)
-        _check_center(self)
+        check_range(self, whole=True)
 
     __repr__ = short
     ordered = True
@@ -211,7 +194,7 @@ class LogInt:
 
     def contains(self, value: Any) -> bool:
         """Whether it is a whole number within."""
-        return _is_whole(value) and _within(self, value)
+        return is_whole(value) and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -223,7 +206,7 @@ class Normal:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        _check_normal(self)
+        check_normal(self)
 
     __repr__ = short
     ordered = True
@@ -246,7 +229,7 @@ class Normal:
 
     def contains(self, value: Any) -> bool:
         """Whether it is a finite number."""
-        return _is_number(value)
+        return is_number(value)
 
 
 @dataclass(frozen=True)
@@ -257,7 +240,7 @@ class LogNormal:
     sd: float
 
     def __post_init__(self) -> None:
-        _check_normal(self)
+        check_normal(self)
 
     __repr__ = short
     ordered = True
@@ -279,82 +262,7 @@ class LogNormal:
 
     def contains(self, value: Any) -> bool:
         """Whether it is a positive number."""
-        return _is_number(value) and value > 0
-
-
-# -- checks ------------------------------------------------------------------------------------------------------------
-
-
-def _check_bounds(dimension: Any) -> None:
-    name, low, high = type(dimension).__name__, dimension.low, dimension.high
-    if not (_is_number(low) and _is_number(high)):
-        raise BadInput(f"{name}({low!r}, {high!r}): bounds are finite numbers")
-    if not math.isfinite(high - low):
-        raise BadInput(f"{name}({low!r}, {high!r}): the range is too wide for floats")
-    if low > high:
-        raise BadInput(f"{name}({low!r}, {high!r}): the lower bound is above the upper one")
-    if isinstance(dimension, Uniform | Log) and low == high:
-        raise BadInput(f"{name}({low!r}, {high!r}): nothing to choose; write the constant {low!r} instead")
-
-
-def _check_positive(dimension: Any) -> None:
-    if not dimension.low > 0:
-        name = type(dimension).__name__
-        raise BadInput(f"{name}({dimension.low!r}, {dimension.high!r}): a logarithmic scale has positive bounds")
-
-
-def _check_whole(dimension: Any) -> None:
-    for field in dataclasses.fields(dimension):
-        value = getattr(dimension, field.name)
-        if value is not None and not _is_whole(value):
-            raise BadInput(f"{type(dimension).__name__}: {field.name}={value!r}; it takes a whole number")
-
-
-def _check_step(dimension: Any) -> None:
-    step = dimension.step
-    if step is not None and not (_is_number(step) and 0 < step <= max(dimension.high - dimension.low, 1e-300)):
-        if isinstance(dimension, Int) and dimension.low == dimension.high and step > 0:
-            return
-        most = dimension.high - dimension.low
-        raise BadInput(f"{type(dimension).__name__}: step={step!r}; it takes a positive number up to {most:g}")
-
-
-def _check_center(dimension: Any) -> None:
-    if dimension.center is not None and not dimension.contains(dimension.center):
-        name, step = type(dimension).__name__, getattr(dimension, "step", None)
-        grid = f" in steps of {step:g}" if step not in (None, 1) else ""
-        values = f"{dimension.low:g} to {dimension.high:g}{grid}"
-        raise BadInput(f"{name}: center={dimension.center!r} is not one of its values, {values}")
-
-
-def _check_normal(dimension: Any) -> None:
-    name = type(dimension).__name__
-    if not _is_number(dimension.mean) or not (_is_number(dimension.sd) and dimension.sd > 0):
-        raise BadInput(f"{name}({dimension.mean!r}, {dimension.sd!r}): give a finite mean and a positive deviation")
-    if isinstance(dimension, LogNormal) and abs(dimension.mean) + 8 * dimension.sd > _LARGEST:
-        raise BadInput(
-            f"{name}({dimension.mean!r}, {dimension.sd!r}): they are those of the logarithm; take smaller ones"
-        )
-    step = getattr(dimension, "step", None)
-    if step is not None and not (_is_number(step) and step > 0):
-        raise BadInput(f"{name}: step={step!r}; it takes a positive number")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _within(dimension: Any, value: float) -> bool:
-    return bool(dimension.low <= value <= dimension.high)
-
-
-def _near_grid(dimension: Any, value: float) -> bool:
-    steps = (value - dimension.low) / dimension.step
-    return bool(abs(steps - round(steps)) < 1e-6)
+        return is_number(value) and value > 0
 
 
 def _count(low: float, high: float, step: float) -> int:
@@ -362,12 +270,20 @@ def _count(low: float, high: float, step: float) -> int:
 
 
 def _on_grid(dimension: Any, index: int) -> float:
-    return _between(dimension.low, dimension.high, _plain(dimension.low + index * dimension.step))
+    value = _plain(dimension.low + index * dimension.step) if index else dimension.low
+    return _between(dimension.low, dimension.high, value)
 
 
 def _plain(value: float) -> float:
     """Without the last digits that adding steps brings: 0.30000000000000004 is 0.3."""
-    return float(f"{value:.12g}")
+    return float(f"{value:.15g}")
+
+
+def _at(dimension: Any, place: float, value: float) -> float:
+    """The value, but of the ends of the unit interval exactly the ends of the range."""
+    if not 0 < place < 1:
+        return float(dimension.low if place <= 0 else dimension.high)
+    return _between(dimension.low, dimension.high, value)
 
 
 def _between(low: float, high: float, value: float) -> float:

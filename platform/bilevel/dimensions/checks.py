@@ -1,0 +1,78 @@
+"""Does a dimension of numbers make sense, and is a value one of its own?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from typing import Any
+
+from bilevel.errors import BadInput
+
+_LARGEST = math.log(sys.float_info.max)
+
+
+def check_range(dimension: Any, *, whole: bool = False) -> None:
+    """Whether there is a range, and its step and center fit it; `whole`: of whole numbers.
+
+    Raises:
+        BadInput: they do not.
+    """
+    name, low, high = type(dimension).__name__, dimension.low, dimension.high
+    shown = f"{name}({low!r}, {high!r})"
+    for field in dataclasses.fields(dimension) if whole else ():
+        value = getattr(dimension, field.name)
+        if value is not None and not is_whole(value):
+            raise BadInput(f"{name}: {field.name}={value!r}; it takes a whole number")
+    if not (is_number(low) and is_number(high)):
+        raise BadInput(f"{shown}: bounds are finite numbers")
+    if not math.isfinite(high - low):
+        raise BadInput(f"{shown}: the range is too wide for floats")
+    if low > high:
+        raise BadInput(f"{shown}: the lower bound is above the upper one")
+    if low == high and not whole:
+        raise BadInput(f"{shown}: nothing to choose; write the constant {low!r} instead")
+    if dimension.log and low <= 0:
+        raise BadInput(f"{shown}: a logarithmic scale has positive bounds")
+    step = getattr(dimension, "step", None)
+    if step is not None and not (is_number(step) and 0 < step <= (high - low or step) * (1 + 1e-9)):
+        raise BadInput(f"{name}: step={step!r}; it takes a positive number up to {high - low:g}")
+    if dimension.center is not None and not dimension.contains(dimension.center):
+        grid = f" in steps of {step:g}" if step not in (None, 1) else ""
+        raise BadInput(f"{name}: center={dimension.center!r} is not one of its values, {low:g} to {high:g}{grid}")
+
+
+def check_normal(dimension: Any) -> None:
+    """Whether mean, deviation and step make a normal distribution (of the logarithm, if it is one of a logarithm).
+
+    Raises:
+        BadInput: they do not.
+    """
+    name, mean, sd = type(dimension).__name__, dimension.mean, dimension.sd
+    if not is_number(mean) or not (is_number(sd) and sd > 0):
+        raise BadInput(f"{name}({mean!r}, {sd!r}): give a finite mean and a positive deviation")
+    if dimension.log and abs(mean) + 8 * sd > _LARGEST:
+        raise BadInput(f"{name}({mean!r}, {sd!r}): they are those of the logarithm; take smaller ones")
+    step = getattr(dimension, "step", None)
+    if step is not None and not (is_number(step) and step > 0):
+        raise BadInput(f"{name}: step={step!r}; it takes a positive number")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, and one by its type."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def on_range(dimension: Any, value: Any) -> bool:
+    """Whether it is a number within the bounds, and on the grid of a step."""
+    if not is_number(value) or not dimension.low <= value <= dimension.high:
+        return False
+    if dimension.step is None:
+        return True
+    steps = (value - dimension.low) / dimension.step
+    return bool(abs(steps - round(steps)) < 1e-6)
