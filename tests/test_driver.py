@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from bilevel import Inline, Report, Run, Space, Study, driver, results
+from bilevel import history as histories
 from bilevel.driver import Driver
 from bilevel.errors import NotReproduced, RecordDamaged
 from bilevel.events import Asked, Event, Interrupted, Kept, Reported, Started, Units
+from bilevel.execute.host import Script
+from bilevel.execute.inline import InlineStage
 from bilevel.record import checkpoints
 from bilevel.record import folder as folders
 from bilevel.record.folder import RunFolder
@@ -32,12 +35,17 @@ def study(objective: Any, **changes: Any) -> Study:
     return Study(name="one", objective=objective, minimize="loss", space=Space(Plain), **changes)
 
 
+def driving(folder: RunFolder, of: Study, said: Said, **more: Any) -> Driver:
+    script = Script(of.objective, of.space, of.key, of.metric, of.sign > 0)
+    return Driver(of, folder, lambda: InlineStage(script, {}), Inline().open, said, **more)
+
+
 def drive(
     folder: RunFolder, of: Study, *, stop_after: int | None = None, first: Event | None = None, **more: Any
 ) -> tuple[str, Said]:
     """One driver's life; with `stop_after` it is interrupted once it has taken so many units' results."""
     said = Said()
-    made = Driver(of, folder, Inline().open, said, **more)
+    made = driving(folder, of, said, **more)
     taken = 0
     take = made._take
 
@@ -65,7 +73,7 @@ def fresh(store: Path, of: Study) -> RunFolder:
 
 
 def summary(folder: RunFolder) -> tuple[str, list[Event]]:
-    history = driver.studies.replay(folder.events())
+    history = histories.replay(folder.events())
     return results.fingerprint(history), [event for event in folder.events() if isinstance(event, Reported)]
 
 
@@ -147,7 +155,7 @@ def test_a_time_limit_stops_the_trial_and_ends_the_study(tmp_path: Path) -> None
 
     folder = fresh(tmp_path, study(endless))
     status, _ = drive(folder, study(endless), seconds=0.05)
-    trial = driver.studies.replay(folder.events()).trials[0]
+    trial = histories.replay(folder.events()).trials[0]
     assert (status, trial.state, trial.reason) == ("completed", "stopped", "time limit")
     assert trial.objective == pytest.approx(1.0 / trial.step)
     assert checkpoints.load(checkpoints.folder(folder.path, 0, trial.step))["learned"]["w"] == trial.step
@@ -159,7 +167,7 @@ def test_a_time_limit_stops_the_trial_and_ends_the_study(tmp_path: Path) -> None
 def test_the_last_state_is_kept_and_hashed(tmp_path: Path) -> None:
     folder = fresh(tmp_path, walking())
     drive(folder, walking())
-    trial = driver.studies.replay(folder.events()).trials[0]
+    trial = histories.replay(folder.events()).trials[0]
     assert max(trial.kept) == 5
     state = checkpoints.load(checkpoints.folder(folder.path, 0, 5), trial.kept[5])
     assert trial.learned == driver.trees.digest(state["learned"])
@@ -180,7 +188,7 @@ def test_checkpoints_are_pruned_as_they_come(tmp_path: Path, monkeypatch: pytest
 def ended(store: Path, objective: Any, **changes: Any) -> Any:
     folder = fresh(store, study(objective, **changes))
     drive(folder, study(objective, **changes))
-    return driver.studies.replay(folder.events()).trials[0], folder
+    return histories.replay(folder.events()).trials[0], folder
 
 
 def test_what_a_users_code_raises_ends_the_trial_with_reason_and_traceback(tmp_path: Path) -> None:
@@ -216,7 +224,7 @@ def test_a_callback_is_told_to_stop_and_never_sees_an_exception(tmp_path: Path) 
     folder = fresh(tmp_path, study(train))
     status, _ = drive(folder, study(train), seconds=0.05)
     assert status == "completed"
-    assert driver.studies.replay(folder.events()).trials[0].state == "stopped"
+    assert histories.replay(folder.events()).trials[0].state == "stopped"
     for thread in driver.threading.enumerate():
         if thread.name == "trial-0":
             thread.join(5.0)
@@ -293,7 +301,7 @@ def test_one_failed_trial_does_not_end_the_others(tmp_path: Path) -> None:
 
     folder = fresh(tmp_path, study(train, trials=3))
     status, said = drive(folder, study(train, trials=3))
-    trials = driver.studies.replay(folder.events()).trials
+    trials = histories.replay(folder.events()).trials
     assert status == "completed"
     assert [trials[n].state for n in range(3)] == ["completed", "failed", "completed"]
     assert said.lines == ["trial 1 failed: RuntimeError: this one"]
@@ -322,7 +330,7 @@ def test_units_without_items_are_answered_at_once(tmp_path: Path) -> None:
 def test_slots_run_trials_side_by_side_with_the_same_result(tmp_path: Path) -> None:
     one, two = (fresh(tmp_path, Study(**{**vars(walking()), "trials": 3})) for _ in range(2))
     for folder, slots in ((one, 1), (two, 3)):
-        made = Driver(Study(**{**vars(walking()), "trials": 3}), folder, Inline().open, Said())
+        made = driving(folder, Study(**{**vars(walking()), "trials": 3}), Said())
         try:
             assert made.drive(slots) == "completed"
         finally:

@@ -15,9 +15,10 @@ from unittest import mock
 import pytest
 import torch
 
-from bilevel import Inline, Report, Run, Space, Study, driver, results, resume, run, runs
-from bilevel.driver import Progress
+from bilevel import Inline, Report, Run, Space, Study, driver, progress, results, resume, run, runs
+from bilevel import history as histories
 from bilevel.errors import BadInput, RunLocked, StudyChanged
+from bilevel.progress import Progress
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
 from support.tiny import Said, finished, maml, walking
@@ -47,7 +48,7 @@ def resumed(folder: Path, study: Study, **more: Any) -> runs.Result:
 def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of a walk that was interrupted with checkpoints of several steps."""
     monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
-    monkeypatch.setattr(driver, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(progress, "LOOK_EVERY", 0.0)
     result = run(walking(), on=Inline(), store=tmp_path, track="none", watch=Interrupting(14))
     assert result.status == "interrupted"
     return result.folder
@@ -135,7 +136,7 @@ def test_an_interrupted_run_goes_on_to_the_result_of_an_undisturbed_one(interrup
 
 
 def test_an_interrupted_meta_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(progress, "LOOK_EVERY", 0.0)
     undisturbed = finished(tmp_path / "other")
     for at in (4, 9, 14):
         half = finished(tmp_path, watch=Interrupting(at))
@@ -166,7 +167,7 @@ def test_without_a_file_the_study_must_be_given(interrupted: Path) -> None:
 def test_a_damaged_newest_checkpoint_is_said_and_costs_nothing_but_time(
     damage: str, interrupted: Path, tmp_path: Path
 ) -> None:
-    kept = driver.studies.replay(RunFolder(interrupted).events()).trials[0].kept
+    kept = histories.replay(RunFolder(interrupted).events()).trials[0].kept
     assert len(kept) >= 2
     file = checkpoints.folder(interrupted, 0, max(kept)) / "state.safetensors"
     data = file.read_bytes()
@@ -194,7 +195,7 @@ def test_a_change_of_hardware_is_said(interrupted: Path, monkeypatch: pytest.Mon
 
 def test_a_full_disk_stops_the_run_and_it_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, state: Any) -> str:
-        raise driver.checkpoints.StoreFailed("no space left on device; free space, then resume")
+        raise checkpoints.StoreFailed("no space left on device; free space, then resume")
 
     watch = Said()
     with monkeypatch.context() as patch:
@@ -207,7 +208,7 @@ def test_a_full_disk_stops_the_run_and_it_can_be_resumed(tmp_path: Path, monkeyp
 
 def test_the_fingerprint_is_that_of_the_learned_tensors_and_the_table(tmp_path: Path) -> None:
     result = finished(tmp_path, walking())
-    history = driver.studies.replay(RunFolder(result.folder).events())
+    history = histories.replay(RunFolder(result.folder).events())
     trial = history.trials[0]
     for name, value in (("learned", "f" * 64), ("objective", 0.0), ("state", "stopped"), ("config", {"steps": 1})):
         changed = dataclasses.replace(history, trials={0: dataclasses.replace(trial, **{name: value})})

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bilevel import space as spaces
-from bilevel import study as studies
+from bilevel import history as histories
 from bilevel import trees
-from bilevel.callbacks import as_generator
 from bilevel.errors import BadInput, NotReproduced, RecordDamaged
 from bilevel.events import Executor, Report, Reported, Run, Tree, Units
 from bilevel.execute import Inline
+from bilevel.execute.callbacks import as_generator
+from bilevel.history import History, Trial
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
-from bilevel.study import History, Study, Trial
+from bilevel.study import Study
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def replay(
     Raises:
         BadInput: no such trial, step or unit.
     """
-    history = studies.replay(folder.events())
+    history = histories.replay(folder.events())
     chosen = _trial(history, trial)
     recorded = _reported(folder, trial).get(step)
     if recorded is None:
@@ -80,7 +80,7 @@ def audit(folder: RunFolder, study: Study, *, sample: float, seed: int, say: Cal
     Raises:
         BadInput: nothing is recorded yet.
     """
-    history = studies.replay(folder.events())
+    history = histories.replay(folder.events())
     faults: list[str] = []
     whole: list[tuple[Trial, int]] = []
     for trial in history.trials.values():
@@ -148,7 +148,7 @@ def _computed(
     if begin:
         state = checkpoints.load(checkpoints.folder(folder.path, trial.number, begin), trial.kept[begin])
     run = Run(trial.seed, trial.number, study.key, state)
-    generator = as_generator(study.objective, spaces.build(study.space), run)
+    generator = as_generator(study.objective, study.build(trial.point), run)
     executor: Executor = Inline().open(study.threads)
     pending: list[tuple[int, str, Tree]] = []
     answer: Any = None

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from bilevel import audit as audits
 from bilevel import doctor as doctors
+from bilevel import history as histories
 from bilevel import learner, results, runs, sources, terminal
 from bilevel import space as spaces
-from bilevel import study as studies
 from bilevel.errors import BadInput
 from bilevel.execute import Inline, Ray
 from bilevel.record import folder as folders
@@ -119,7 +119,7 @@ def list_runs(arguments: argparse.Namespace) -> int:
     """The runs of a store, one a line."""
     rows: list[dict[str, Any]] = []
     for folder in folders.runs(arguments.store):
-        history = studies.replay(folder.events())
+        history = histories.replay(folder.events())
         best = history.best()
         rows.append(
             {
@@ -146,7 +146,7 @@ def list_runs(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """How a run stands."""
     folder = folders.find(arguments.store, arguments.run)
-    history = studies.replay(folder.events())
+    history = histories.replay(folder.events())
     document = dict(history.result or results.result(folder, history, results.standing(folder, history)))
     if arguments.json:
         sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
@@ -252,7 +252,7 @@ def clean(arguments: argparse.Namespace) -> int:
     """Delete old checkpoints or runs."""
     now, freed, out = time.time(), 0, _out()
     for folder in folders.runs(arguments.store):
-        history = studies.replay(folder.events())
+        history = histories.replay(folder.events())
         status = results.standing(folder, history)
         age = (now - folder.journal.stat().st_mtime) / 86400
         if status == "running" or age < arguments.older_than:

@@ -1,4 +1,4 @@
-"""What is done next? The only loop that acts: it asks the study, feeds objectives, and writes down what happens."""
+"""What is done next? The only loop that acts: it asks the study, carries trials out, and writes down what happens."""
 
 from __future__ import annotations
 
@@ -6,107 +6,76 @@ import math
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol, SupportsFloat
+from typing import Any
 
 import torch
 
-from bilevel import space as spaces
-from bilevel import study as studies
 from bilevel import trees
-from bilevel.callbacks import as_generator
-from bilevel.errors import BilevelError, ClusterFailed, NotReproduced, RecordDamaged, TrialFailed
+from bilevel.decisions import Decisions, Finish, Halt, end
+from bilevel.errors import ClusterFailed, NotReproduced
 from bilevel.events import (
+    Asked,
+    Begun,
+    Completed,
     Done,
     Event,
     Executor,
     Fault,
+    Gone,
     Interrupted,
     Kept,
     Lost,
+    Moved,
+    Order,
+    Placed,
+    Raised,
     Report,
     Reported,
-    Run,
+    Said,
+    Stage,
     Tree,
+    Turned,
     Units,
 )
-from bilevel.history import Leader
-from bilevel.record import checkpoints
+from bilevel.history import History, Trial
+from bilevel.outer.search import Told
+from bilevel.progress import Board, Progress, Watch
 from bilevel.record.folder import RunFolder
 from bilevel.record.journal import Journal
-from bilevel.study import Finish, History, Study, Trial
+from bilevel.record.shelf import Shelf
+from bilevel.study import Study
 
 KEEP_EVERY = 15.0  # seconds between checkpoints of a trial; a new best is kept at once, but not more often than:
 KEEP_BEST_EVERY = 2.0
-REOPEN = 2  # times that a cluster may fail us with no unit done in between
+REOPEN = 2  # times that a cluster may fail us with nothing done in between
 LOOK_EVERY = 0.2  # seconds between looks at signals, time limits and the display
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What a search wants and what it has found, made in a time that does not grow with the trials that have ended."""
-
-    trials: int | None = None
-    """How many are wanted, repeats included; None: as many as there is time for."""
-    last: int | None = None
-    """The last step of a trial that is not stopped, if that is known."""
-    limit: float | None = None
-    """The time limit [s], counted as `Progress.seconds`."""
-    search: str = ""
-    """The search and the rule that stops trials, in words."""
-    best: Leader | None = None
-    front: int = 0
-    """Of several objectives: how many trials are on the Pareto front."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a display may show of a running study."""
-
-    history: History
-    running: Mapping[int, Any]
-    """Configurations of running trials."""
-    alive: int
-    faults: int
-    seconds: float
-    standing: Standing | None = None
-    """Of a search; None of a study with a single trial."""
-
-
-class Watch(Protocol):
-    """Who looks on."""
-
-    def progress(self, progress: Progress) -> None:
-        """Called a few times a second."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Something that the user should know, once."""
-        ...
+DEATHS = 4  # a trial that lost its worker so often is the cause, not the victim
 
 
 @dataclass
-class _Live:
-    """A trial at work: its generator, what it waits for, and what a recomputation must equal."""
+class Live:
+    """An attempt at a trial: what it waits for, and what a recomputation must equal.
+
+    `why` and `detail` say why it is another attempt; `recorded` are reports that the journal has already.
+    """
 
     number: int
-    config: Any
-    generator: Generator[Report | Units, Any, None]
-    recorded: dict[int, Reported]
-    ticket: int | None = None
-    units: Units | None = None
-    answer: list[Tree] | None = None
-    digests: list[str] = field(default_factory=list)
+    attempt: int
+    why: str = ""
+    detail: str = ""
     state: Tree | None = None
     state_step: int = 0
     kept_step: int = 0
-    reported: int = -1
     kept_at: float = field(default_factory=time.monotonic)
     best: float | None = None
+    recorded: dict[int, Reported] = field(default_factory=dict)
+    ticket: int | None = None
+    units: Units | None = None
+    digests: list[str] = field(default_factory=list)
 
 
 class Driver:
@@ -115,41 +84,54 @@ class Driver:
     Args:
         study: what to do.
         folder: where it is written down.
-        open_executor: called once, when the first units are to be computed.
+        open_stage: gives what carries trials out; called when the first one is to begin.
+        open_executor: gives what carries units out; called when the first ones are to be computed.
         watch: who looks on.
         seconds: stop after so many; None: never.
-        cache: what `Run.cache` has already.
         same_hardware: recomputed values must equal the recorded ones; otherwise a difference is said and let through.
+        warm: what the search is told of earlier runs.
+        window: of a deterministic study its slots, otherwise 0.
     """
 
     def __init__(
         self,
         study: Study,
         folder: RunFolder,
+        open_stage: Callable[[], Stage],
         open_executor: Callable[[], Executor],
         watch: Watch,
         *,
         seconds: float | None = None,
         same_hardware: bool = True,
-        cache: dict[Any, Any] | None = None,
+        warm: Sequence[tuple[Mapping[str, Any], Told]] = (),
+        window: int = 0,
     ) -> None:
         self.study = study
         self.folder = folder
         self.watch = watch
-        self.history = studies.replay(folder.events())
+        self.history = History()
+        self.decisions = Decisions(study, self.history, warm=warm, window=window)
+        for event in folder.events():
+            self._know(event)
         self.interrupted: str | None = None
         self._journal = Journal(folder.journal)
-        self._open = open_executor
+        self._open_stage, self._open_executor = open_stage, open_executor
+        self._stage: Stage | None = None
         self._executor: Executor | None = None
-        self._live: dict[int, _Live] = {}
-        self._tickets = 0
+        self._live: dict[int, Live] = {}
+        self._tickets: dict[int, Live] = {}
+        self._raised: dict[int, str] = {}  # members that wait for another one's checkpoint: why
+        self._ticket = 0
         self._faults = 0
         self._reopened = 0
+        self._shelf = Shelf(folder)
+        self._board = Board(study, self.decisions.words, seconds)
         self._began = time.monotonic()
-        self._looked = -math.inf
         self._until = self._began + seconds if seconds is not None else math.inf
         self._same_hardware = same_hardware
-        self._cache = {} if cache is None else cache
+        self._strict = study.spreads  # units are pure by law; whole trials are the user's affair
+        self._said_differs = False
+        self._unsaved = False
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -160,58 +142,111 @@ class Driver:
             StoreFailed, NotReproduced, ClusterFailed: the run stops here and can be resumed.
         """
         try:
-            with _signals(self._interrupt), _threads(self.study.threads):
-                for trial in self.history.trials.values():
-                    if trial.state == "running":
-                        self._begin(trial)
+            with signals(self._interrupt), threads(self.study.threads):
+                for number in list(self.history.running):
+                    self._take_up(self.history.trials[number])
                 while self.interrupted is None:
                     if time.monotonic() > self._until:
                         return self._time_out()
-                    for command in studies.decide(self.study, self.history, slots):
-                        if isinstance(command, Finish):
-                            return command.status
-                        self.record(command, commit=True)
-                        self._begin(self.history.trials[command.trial])
+                    status = self._decide(slots)
+                    if status is not None:
+                        return status
                     self._turn()
                 return self._leave()
         finally:
-            self._close_executor()
+            self._close()
+
+    def _take_up(self, trial: Trial) -> None:
+        """A trial that an earlier driver left running."""
+        if self.decisions.stopping(trial.number):
+            self._end(Live(trial.number, trial.attempts), "stopped")
+        elif not self.decisions.waits(trial.number):
+            self._begin(trial, "resumed" if trial.attempts else "")
+
+    def _decide(self, slots: int) -> str | None:
+        """Do what the study wants next; its status if that is the end. What is asked is on disk before it begins."""
+        begin: list[int] = []
+        while True:
+            commands = self.decisions.next(slots)
+            asked = [command for command in commands if isinstance(command, Asked)]
+            for command in commands:
+                match command:
+                    case Asked():
+                        self.record(command)
+                        begin.append(command.trial)
+                    case Moved() | Turned():
+                        self.record(command)
+                    case Halt():
+                        self._stop(command.trial, command.reason)
+                    case Finish():
+                        return command.status
+            if commands and isinstance(commands[-1], Turned):
+                self._turn_over()
+            elif not asked:
+                break
+        if begin or self._unsaved:
+            self._journal.commit()
+            self._unsaved = False
+        for number in begin:
+            self._begin(self.history.trials[number])
+        return None
 
     def _turn(self) -> None:
-        ready = [live for live in self._live.values() if live.ticket is None]
-        for live in ready:
-            self._advance(live)
-        if not ready and self._executor is not None:
-            for answer in self._poll(self._executor):
+        stage = self._stage
+        news = [] if stage is None else self._poll_stage(stage)
+        for said in news:
+            self._hear(said)
+        if not news and self._tickets and self._executor is not None:
+            for answer in self._poll_executor(self._executor):
                 self._take(answer)
         if self._journal.due:
             self._journal.commit()
-        if time.monotonic() - self._looked >= LOOK_EVERY:
-            self._looked = time.monotonic()
+        if self._board.due():
             self.watch.progress(self._progress())
 
-    def _poll(self, executor: Executor) -> list[Done | Lost | Fault]:
+    def _poll_stage(self, stage: Stage) -> list[Said | Placed | Gone | Fault]:
+        try:
+            return stage.poll(0.0 if self._tickets else LOOK_EVERY)
+        except ClusterFailed as error:
+            self._reopen(error)
+            self._stage = None
+            for number in list(self._live):
+                del self._live[number]
+                self._begin(self.history.trials[number], "resumed", str(error))
+            return [Fault("cluster", str(error))]
+
+    def _poll_executor(self, executor: Executor) -> list[Done | Lost | Fault]:
         """What the executor answers; where its cluster died under it, another is opened and given the same units."""
         try:
             return executor.poll(LOOK_EVERY)
         except ClusterFailed as error:
-            self._reopened += 1
-            if self._reopened > REOPEN:
-                raise
-            self.watch.say(f"{error}; trying again")
-            self._close_executor()
-            self._executor = self._open()
-            for live in self._live.values():
-                if live.ticket is not None and live.units is not None:
-                    self._executor.submit(live.ticket, live.units)
+            self._reopen(error)
+            self._executor = self._open_executor()
+            for ticket, live in self._tickets.items():
+                if live.units is not None:
+                    self._executor.submit(ticket, live.units)
             return [Fault("cluster", str(error))]
 
+    def _reopen(self, error: ClusterFailed) -> None:
+        self._reopened += 1
+        if self._reopened > REOPEN:
+            raise error
+        self.watch.say(f"{error}; trying again")
+        for part in (self._executor, self._stage if not self.study.spreads else None):
+            if part is not None:
+                part.close()
+        self._executor = None
+
     def record(self, event: Event, *, commit: bool = False) -> None:
-        """Write an event down, and let the history know."""
+        """Write an event down, and let the history and the search know."""
         self._journal.append(event)
-        self.history = studies.fold(self.history, event)
+        self._know(event)
         if commit:
             self._journal.commit()
+
+    def _know(self, event: Event) -> None:
+        self.history.take(event)
+        self.decisions.take(event)
 
     def close(self) -> None:
         """Commit what is not yet, and let the journal go."""
@@ -219,172 +254,242 @@ class Driver:
 
     # -- trials --------------------------------------------------------------------------------------------------------
 
-    def _begin(self, trial: Trial) -> None:
-        step, state = self._last_kept(trial)
-        recorded = (
-            {
-                event.step: event
-                for event in self.folder.events()
-                if isinstance(event, Reported) and event.trial == trial.number and event.step > step
-            }
-            if trial.step > step
-            else {}
-        )
-        config = spaces.build(self.study.space)
-        run = Run(trial.seed, trial.number, self.study.key, state, kept=self._cache)
-        generator = as_generator(self.study.objective, config, run)
-        live = _Live(
-            trial.number,
-            config,
-            generator,
-            recorded,
-            state=state,
-            state_step=step,
-            kept_step=step,
-            reported=step if state else -1,
-        )
+    def _begin(self, trial: Trial, why: str = "", detail: str = "") -> None:
+        """An attempt at a trial, from what was last kept of it."""
+        step, state = self._shelf.last(trial, self.history, self.watch.say)
+        live = Live(trial.number, trial.attempts + 1, why, detail, state, step, kept_step=step)
+        live.recorded = self._recorded(trial, step)
         self._live[trial.number] = live
+        if self._stage is None:
+            self._stage = self._open_stage()
+        keep = (0.0, 0.0) if self.decisions.populates else (KEEP_EVERY, KEEP_BEST_EVERY)
+        attended = self.decisions.attended
+        self._stage.begin(Order(trial.number, live.attempt, trial.seed, trial.point, state, attended, keep))
 
-    def _last_kept(self, trial: Trial) -> tuple[int, Tree | None]:
-        """The newest checkpoint that is whole; older ones serve where newer ones are damaged, and that is said."""
-        for step, manifest in sorted(trial.kept.items(), reverse=True):
-            path = checkpoints.folder(self.folder.path, trial.number, step)
-            if not path.exists():  # pruned
-                continue
-            try:
-                return step, checkpoints.load(path, manifest)
-            except RecordDamaged as error:
-                self.watch.say(f"{error}; an older checkpoint is used")
-        return 0, None
+    def _recorded(self, trial: Trial, step: int) -> dict[int, Reported]:
+        """Reports that are in the journal already, though they come after the state that it goes on from."""
+        found: dict[int, Reported] = {}
+        if trial.step > step:
+            for event in self.folder.events():
+                if isinstance(event, Moved) and event.trial == trial.number:
+                    found.clear()
+                elif isinstance(event, Reported) and event.trial == trial.number and event.step > step:
+                    found[event.step] = event
+        return found
 
-    def _advance(self, live: _Live) -> None:
-        answer, live.answer = live.answer, None
-        try:
-            yielded = live.generator.send(answer)
-        except StopIteration:
-            self._end(live, "completed")
-        except TrialFailed as error:
-            self._end(live, "failed", str(error))
-        except BilevelError:
-            raise  # the run's trouble (a full disk, no cluster), not the trial's
-        except Exception as error:  # noqa: BLE001
-            # The objective is the user's code: whatever it raises ends this trial, and this trial alone.
-            self._keep_traceback(live.number, "".join(traceback.format_exception(error)))
-            self._end(live, "failed", f"{type(error).__name__}: {error}")
-        else:
-            self._obey(live, yielded)
-
-    def _obey(self, live: _Live, yielded: object) -> None:
-        if isinstance(yielded, Units):
-            self._submit(live, yielded)
+    def _hear(self, said: Said | Placed | Gone | Fault) -> None:
+        if isinstance(said, Fault):
+            self._faults += 1
+            self.record(said)
             return
-        problem = self._unfit(live, yielded)
-        if problem is None and isinstance(yielded, Report):
-            self._report(live, yielded)
+        live = self._live.get(said.trial)
+        if live is None or live.attempt != said.attempt:
+            return  # of an attempt that was given up
+        match said:
+            case Placed():
+                self.record(Begun(said.trial, said.attempt, said.worker, live.state_step, live.why, live.detail))
+            case Gone():
+                self._lost(live, said)
+            case Said():
+                self._said(live, said)
+
+    def _said(self, live: Live, said: Said) -> None:
+        self._reopened = 0
+        if said.output:
+            self._shelf.log(live.number, said.output)
+        if said.state is not None:
+            live.state, live.state_step = said.state, said.state_step
+        for report in said.reports:
+            self._report(live, report)
+        if said.reports and self.decisions.verdict(live.number, said.reports[-1].step) == "stop":
+            self._stop(live.number)
+        elif said.units is not None:
+            self._submit(live, said.units)
+        elif isinstance(said.end, Completed):
+            self._keep(live, said)
+            self._end(live, "completed")
+        elif isinstance(said.end, Raised):
+            self._failed(live, said.end)
+        elif said.reports and self.decisions.verdict(live.number, said.reports[-1].step) == "hold":
+            self._hold(live)
         else:
-            live.generator.close()
-            self._end(live, "failed", problem)
+            self._keep(live, said)
+            self._answer(live, None)
 
-    def _unfit(self, live: _Live, yielded: object) -> str | None:
-        """What is wrong with something that an objective yields."""
-        if not isinstance(yielded, Report):
-            return f"yielded a {type(yielded).__name__}; it takes Report(...) or Units(...)"
-        if not isinstance(yielded.step, int) or yielded.step <= live.reported:
-            return f"step {yielded.step!r} reported after step {live.reported}; steps are whole numbers that grow"
-        for name, value in yielded.metrics.items():
-            if not isinstance(value, SupportsFloat):
-                return f"step {yielded.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
-        return None
+    def _answer(self, live: Live, answer: Any) -> None:
+        if self._stage is not None:
+            self._stage.answer(live.number, answer)
 
-    def _submit(self, live: _Live, units: Units) -> None:
+    def _report(self, live: Live, report: Report) -> None:
+        units, live.digests = "".join(live.digests), []
+        event = Reported(live.number, report.step, report.metrics, units, report.found)
+        recorded = live.recorded.pop(report.step, None)
+        if recorded is None:
+            self.record(event)
+        elif not (_same(recorded.metrics, event.metrics) and recorded.units == event.units):
+            self._differs(recorded, event)
+
+    def _differs(self, recorded: Reported, again: Reported) -> None:
+        """A recomputed value is not the recorded one, which stays."""
+        what = f"trial {again.trial}, step {again.step}: recomputed, it is not what was recorded"
+        if self._strict and self._same_hardware:
+            raise NotReproduced(
+                f"{what} (recorded {dict(recorded.metrics)}, now {dict(again.metrics)}); see `bilevel audit`"
+            )
+        if self._strict:
+            why = "hardware or libraries differ from those that the run was recorded on"
+        else:
+            why = "the objective depends on something else than its configuration, run.seed and run.state"
+        if not self._said_differs:
+            self._said_differs = True
+            self.watch.say(f"{what}: {why}")
+
+    def _keep(self, live: Live, said: Said) -> None:
+        """Keep the newest state, if it is time for it: a stage on workers sends it when it is."""
+        if said.state is None:
+            return
+        since = time.monotonic() - live.kept_at
+        value = said.reports[-1].metrics.get(self.study.metric) if said.reports else None
+        better = value is not None and (live.best is None or (value < live.best) == (self.study.sign > 0))
+        if better:
+            live.best = value
+        due = since >= KEEP_EVERY or (better and since >= KEEP_BEST_EVERY)
+        if due or (self._stage is not None and self._stage.alive):
+            self._checkpoint(live)
+
+    def _checkpoint(self, live: Live) -> None:
+        """Write the newest state down, after the reports that it stands on."""
+        if live.state is None or live.state_step <= live.kept_step:
+            return
+        self._journal.commit()
+        manifest = self._shelf.keep(live.number, live.state_step, live.state)
+        trial = self.history.trials[live.number]
+        if trial.kept.get(live.state_step) != manifest:
+            self.record(Kept(live.number, live.state_step, manifest), commit=True)
+        self._shelf.prune(self.history.trials[live.number])
+        live.kept_step, live.kept_at = live.state_step, time.monotonic()
+
+    # -- units ---------------------------------------------------------------------------------------------------------
+
+    def _submit(self, live: Live, units: Units) -> None:
         if not units.items:
-            live.answer = []
+            self._answer(live, [])
             return
         if self._executor is None:
-            self._executor = self._open()
-        self._tickets += 1
-        live.ticket, live.units = self._tickets, units
-        self._executor.submit(live.ticket, units)
+            self._executor = self._open_executor()
+        self._ticket += 1
+        live.ticket, live.units = self._ticket, units
+        self._tickets[self._ticket] = live
+        self._executor.submit(self._ticket, units)
 
     def _take(self, answer: Done | Lost | Fault) -> None:
         if isinstance(answer, Fault):
             self._faults += 1
             self.record(answer)
             return
-        live = next((live for live in self._live.values() if live.ticket == answer.ticket), None)
-        if live is None:
+        live = self._tickets.pop(answer.ticket, None)
+        if live is None or self._live.get(live.number) is not live:
             return
         live.ticket = live.units = None
         if isinstance(answer, Done):
             self._reopened = 0
-            live.answer = answer.results
             live.digests += [trees.digest(result)[:8] for result in answer.results]
+            self._answer(live, answer.results)
         else:
-            if answer.traceback:
-                self._keep_traceback(live.number, answer.traceback)
-            live.generator.close()
-            self._end(live, "failed", f"unit ({answer.unit}): {answer.reason}")
+            self._close_trial(live.number)
+            self._failed(live, Raised(f"unit ({answer.unit}): {answer.reason}", answer.traceback))
 
-    def _report(self, live: _Live, report: Report) -> None:
-        units, live.digests = "".join(live.digests), []
-        metrics = {name: float(value) for name, value in report.metrics.items()}
-        live.reported = report.step
-        event = Reported(live.number, report.step, metrics, units)
-        recorded = live.recorded.pop(report.step, None)
-        if recorded is None:
-            self.record(event)
-        else:
-            self._compare(recorded, event)
-        if report.state is not None:
-            live.state, live.state_step = report.state, report.step
-            self._keep(live, metrics.get(self.study.metric))
+    # -- how trials end ------------------------------------------------------------------------------------------------
 
-    def _compare(self, recorded: Reported, again: Reported) -> None:
-        if _same(recorded.metrics, again.metrics) and recorded.units == again.units:
-            return
-        what = f"trial {again.trial}, step {again.step}: recomputed, it is not what was recorded"
-        if self._same_hardware:
-            raise NotReproduced(
-                f"{what} (recorded {dict(recorded.metrics)}, now {dict(again.metrics)}); see `bilevel audit`"
-            )
-        self._same_hardware = True  # said once
-        self.watch.say(f"{what}: hardware or libraries differ from those that the run was recorded on")
-
-    def _keep(self, live: _Live, value: float | None) -> None:
-        since = time.monotonic() - live.kept_at
-        better = value is not None and (live.best is None or (value < live.best) == (self.study.minimize is not None))
-        if better:
-            live.best = value
-        if since >= KEEP_EVERY or (better and since >= KEEP_BEST_EVERY):
-            self._checkpoint(live)
-
-    def _checkpoint(self, live: _Live) -> None:
-        """Write the newest state down, after the reports that it stands on."""
-        if live.state is None or live.state_step <= live.kept_step:
-            return
-        self._journal.commit()
-        path = checkpoints.folder(self.folder.path, live.number, live.state_step)
-        manifest = checkpoints.save(path, live.state)
-        if live.state_step not in self.history.trials[live.number].kept:
-            self.record(Kept(live.number, live.state_step, manifest), commit=True)
-        trial = self.history.trials[live.number]
-        checkpoints.prune(self.folder.path, live.number, trial.kept, trial.best_step)
-        live.kept_step, live.kept_at = live.state_step, time.monotonic()
-
-    def _end(self, live: _Live, state: str, reason: str | None = None) -> None:
-        del self._live[live.number]
+    def _end(self, live: Live, state: str, reason: str | None = None) -> None:
+        self._live.pop(live.number, None)
         self._checkpoint(live)
         learned = trees.digest(live.state["learned"]) if live.state and "learned" in live.state else None
-        trial = self.history.trials[live.number]
-        ended = studies.end(self.study, trial, state, learned, reason)
-        self.record(ended, commit=True)
-        if ended.reason:
+        ended = end(self.study, self.history.trials[live.number], state, learned, reason)
+        self.record(ended)
+        self._unsaved = True
+        if ended.state == "failed":
+            self.watch.say(f"trial {live.number} failed: {ended.reason}")
+        elif ended.reason and not self.study.searches:
             self.watch.say(f"trial {live.number} {ended.state}: {ended.reason}")
+        self._shelf.ended(self.history.trials[live.number], self.history)
 
-    def _keep_traceback(self, trial: int, text: str) -> None:
-        path = self.folder.path / "errors" / f"trial-{trial:04d}.txt"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    def _stop(self, number: int, reason: str | None = None) -> None:
+        live = self._live.get(number) or Live(number, self.history.trials[number].attempts)
+        self._close_trial(number)
+        self._end(live, "stopped", reason)
+
+    def _failed(self, live: Live, raised: Raised) -> None:
+        """The objective has raised: another attempt, another member's checkpoint, or the end."""
+        if raised.traceback:
+            self._shelf.traceback(live.number, raised.traceback)
+        trial = self.history.trials[live.number]
+        if trial.failures < self.study.retries:
+            self.watch.say(f"trial {live.number}: {raised.reason}; trying again")
+            self._begin(trial, "failed", raised.reason)
+        elif self.decisions.diverged(live.number):
+            self._raised[live.number] = raised.reason
+            del self._live[live.number]
+        else:
+            self._end(live, "failed", raised.reason)
+
+    def _lost(self, live: Live, gone: Gone) -> None:
+        """Its worker is lost, which is not the trial's failure, unless it happens again and again."""
+        self._faults += 1
+        self.record(Fault(gone.kind, f"{gone.detail}; at trial {live.number}"))
+        trial = self.history.trials[live.number]
+        if trial.deaths + 1 >= DEATHS:
+            what = f"its worker was lost {trial.deaths + 1} times, each another one; at last: {gone.detail}"
+            self._end(live, "failed", what)
+        else:
+            self._begin(trial, "lost", gone.detail)
+
+    def _close_trial(self, number: int) -> None:
+        if self._stage is not None:
+            self._stage.close_trial(number)
+        live = self._live.get(number)
+        if live is not None and live.ticket is not None:
+            self._tickets.pop(live.ticket, None)
+
+    # -- populations ---------------------------------------------------------------------------------------------------
+
+    def _hold(self, live: Live) -> None:
+        """A member has come to the end of its turn: what others may need of it is kept."""
+        if live.state is None or live.state_step < self.history.trials[live.number].step:
+            self._close_trial(live.number)
+            step = self.history.trials[live.number].step
+            reason = f"step {step}: a population needs what to go on from: Report(step, metrics, state=...)"
+            self._end(live, "failed", reason)
+            return
+        self._checkpoint(live)
+        if not self.study.spreads:  # its worker is free for another member
+            self._close_trial(live.number)
+            del self._live[live.number]
+
+    def _turn_over(self) -> None:
+        """All members go on: those that moved from their donor's checkpoint, those that cannot end."""
+        self._journal.commit()
+        for number in list(self.history.running):
+            trial = self.history.trials[number]
+            live = self._live.get(number)
+            reason = self._raised.pop(number, None)
+            if trial.moved is not None:
+                self._close_trial(number)
+                self._live.pop(number, None)
+                self._adopt(trial)
+                self._begin(self.history.trials[number], "moved", f"from trial {trial.moved[0]}")
+            elif reason is not None:
+                self._end(Live(number, trial.attempts), "failed", reason)
+            elif live is not None:
+                self._answer(live, None)
+            else:
+                self._begin(trial, "paused")
+
+    def _adopt(self, trial: Trial) -> None:
+        """The donor's checkpoint becomes the member's own."""
+        step, state = self._shelf.last(trial, self.history, self.watch.say)
+        live = Live(trial.number, trial.attempts, state=state, state_step=step, kept_step=-1)
+        self._checkpoint(live)
 
     # -- leaving -------------------------------------------------------------------------------------------------------
 
@@ -394,25 +499,31 @@ class Driver:
     def _leave(self) -> str:
         for live in list(self._live.values()):
             self._checkpoint(live)
-            live.generator.close()
+        if self._stage is not None:
+            self._stage.close()
         self.record(Interrupted(self.interrupted or ""), commit=True)
         return "interrupted"
 
     def _time_out(self) -> str:
-        for live in list(self._live.values()):
-            live.generator.close()
-            self._end(live, "stopped", "time limit")
+        for number in list(self.history.running):
+            self._stop(number, "time limit")
+        self._journal.commit()
         return "completed" if self.history.best() is not None else "failed"
 
-    def _close_executor(self) -> None:
+    def _close(self) -> None:
+        stage, self._stage = self._stage, None
         executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.close()
+        for part in (stage, executor):
+            if part is not None:
+                part.close()
 
     def _progress(self) -> Progress:
-        alive = self._executor.alive if self._executor is not None else 0
-        running = {live.number: live.config for live in self._live.values()}
-        return Progress(self.history, running, alive, self._faults, time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
+        part = self._executor if self.study.spreads else self._stage
+        alive = part.alive if part is not None else 0
+        history = self.history
+        standing = self._board.standing(history)
+        return Progress(history, self._board.running(history), alive, self._faults, seconds, standing)
 
 
 def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:
@@ -422,7 +533,7 @@ def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """The driver computes with as many threads as a unit: the same bits, and none that spins on a worker's core."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -433,7 +544,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _signals(interrupt: Callable[[str], None]) -> Iterator[None]:
+def signals(interrupt: Callable[[str], None]) -> Iterator[None]:
     """While inside, the first SIGINT or SIGTERM asks to leave in good order, a second SIGINT at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -89,16 +89,16 @@ class Order:
         point: its searched values, by the name of their parameter.
         state: what to go on from, or None: from the start.
         attended: every report waits for an answer (go on, or stop); otherwise reports may come several at a time.
-        keep: every report's state is wanted, not only now and then.
+        keep: seconds between states that are wanted, and between those of a new best; 0: every one.
     """
 
     trial: int
     attempt: int
     seed: int
     point: Mapping[str, Any]
-    state: Tree | None = None
+    state: Any = None
     attended: bool = False
-    keep: bool = False
+    keep: tuple[float, float] = (15.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,8 @@ class Asked:
     """A trial is to be tried: its configuration by dotted path.
 
     `point` are its searched values by the name of their parameter. `of` names an earlier trial whose configuration this
-    one has, with a seed of its own: a repeat, or after the search a confirmation (`confirms`). `refused` are points that
-    the search proposed before, and that the study's own condition ruled out.
+    one has, with a seed of its own: a repeat, or after the search a confirmation (`confirms`). `refused` are points
+    that the search proposed before, and that the study's own condition ruled out.
     """
 
     trial: int
@@ -257,6 +257,13 @@ class Moved:
     donor: int
     config: Mapping[str, Any]
     point: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A turn of a population is over: who moved has moved, and all go on."""
+
+    turn: int
 
 
 @dataclass(frozen=True)
@@ -311,7 +318,7 @@ class Interrupted:
     reason: str
 
 
-Event = Started | Opened | Asked | Begun | Moved | Reported | Kept | Ended | Finished | Interrupted | Fault
+Event = Started | Opened | Asked | Begun | Moved | Turned | Reported | Kept | Ended | Finished | Interrupted | Fault
 
 
 class Executor(Protocol):

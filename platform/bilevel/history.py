@@ -185,8 +185,9 @@ class History:
 
 def fold(history: History, event: Event) -> History:
     """The history after one more event; the given one stays as it is."""
-    copies = {name: dict(getattr(history, name)) for name in ("trials", "running", "ended")}
-    after = dataclasses.replace(history, **copies)
+    after = dataclasses.replace(
+        history, trials=dict(history.trials), running=dict(history.running), ended=dict(history.ended)
+    )
     after.take(event)
     return after
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel import figures
+from bilevel import history as histories
 from bilevel import space as spaces
-from bilevel import study as studies
 from bilevel.errors import BadInput
 from bilevel.events import Asked, Ended, Opened, Reported
+from bilevel.history import History, Leader, Trial
 from bilevel.record import checkpoints, journal
 from bilevel.record.folder import RunFolder
-from bilevel.study import History, Study, Trial
+from bilevel.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ class Result:
         """One row a trial: trial, state, objective, config.*."""
         import pandas as pd  # dear to import, and not needed to run
 
-        history = studies.replay(RunFolder(self.folder).events())
+        history = histories.replay(RunFolder(self.folder).events())
         rows = [
             {"trial": t.number, "state": t.state, "objective": t.objective}
             | {f"config.{path}": value for path, value in t.config.items()}
@@ -105,36 +106,56 @@ def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any]
 
 def result(folder: RunFolder, history: History, status: str, study: Study | None = None) -> dict[str, Any]:
     """What `run --json` prints: how a run stands."""
-    best = history.best()
+    leader = next(iter(history.leaders(1)), None)
+    best = None if leader is None else leader.trial
     states = [trial.state for trial in history.trials.values()]
     shown = best or (history.trials[max(history.trials)] if history.trials else None)
     per_step = spaces.flatten(study.space).get("episodes", 0) if study is not None else 0
     per_step = per_step if isinstance(per_step, int) else 0
-    seconds, steps_per_second = _times(folder)
+    seconds, steps_per_second = times(folder)
     return {
         "run_id": folder.run_id,
         "study": study.name if study is not None else folder.document()["name"],
         "status": status,
         "trials": {state: states.count(state) for state in ("completed", "stopped", "failed")},
-        "best": best and {"trial": best.number, "objective": best.objective, "config": dict(best.config)},
+        "best": None if leader is None else _leader(leader),
         "metrics": {n: v if math.isfinite(v) else None for n, v in (shown.metrics if shown else {}).items()},
         "episodes": per_step * sum(trial.step for trial in history.trials.values()),
+        **({"pareto": [_front(trial, history) for trial in history.pareto()]} if len(history.objectives) > 1 else {}),
         "fingerprint": fingerprint(history),
         "seconds": round(seconds, 3),
         "episodes_per_second": round(per_step * steps_per_second, 3),
     }
 
 
+def search(folder: RunFolder, study: Study | None = None) -> figures.Search:
+    """What the views of a search are drawn from."""
+    entries = ((entry.t, entry.typed()) for entry in journal.read(folder.journal))
+    return figures.search_history(entries, parameters=None if study is None else study.parameters or None)
+
+
+def _leader(leader: Leader) -> dict[str, Any]:
+    """The best configuration; of several seeds with the mean over them as objective, and its interval."""
+    several = {} if leader.runs < 2 else {"runs": leader.runs, "ci95": leader.half}
+    return {"trial": leader.trial.number, "objective": leader.mean, **several, "config": dict(leader.trial.config)}
+
+
+def _front(trial: Trial, history: History) -> dict[str, Any]:
+    values = dict(zip(history.objectives, trial.values, strict=True))
+    return {"trial": trial.number, "objectives": values, "config": dict(trial.config)}
+
+
 def fingerprint(history: History) -> str:
     """SHA-256 over the table of trials: config, state, objective and the hash of what was learned; no times."""
     table = [
         {"trial": t.number, "config": dict(t.config), "state": t.state, "objective": t.objective, "learned": t.learned}
+        | ({"values": list(t.values)} if t.values else {})
         for t in sorted(history.trials.values(), key=lambda t: t.number)
     ]
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
-def _times(folder: RunFolder) -> tuple[float, float]:
+def times(folder: RunFolder) -> tuple[float, float]:
     """Seconds at work over all sessions, and outer steps per second (testing at a trial's last step left out)."""
     total, began, last = 0.0, None, 0.0
     gaps: list[float] = []

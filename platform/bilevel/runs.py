@@ -11,26 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from bilevel import figures, results, sources
+from bilevel import figures, results, sources, warm
+from bilevel import history as histories
 from bilevel import space as spaces
-from bilevel import study as studies
-from bilevel.driver import Driver, Progress, Watch
+from bilevel.driver import Driver
 from bilevel.errors import BadInput, ClusterFailed, StoreFailed, StudyChanged
-from bilevel.events import Executor, Finished, Opened, Run, Started
+from bilevel.events import Executor, Finished, Opened, Run, Stage, Started
 from bilevel.execute import Inline, Ray
+from bilevel.execute.host import Script
+from bilevel.execute.inline import InlineStage
+from bilevel.history import History
+from bilevel.progress import Progress, Watch
 from bilevel.record import folder as folders
-from bilevel.record import model, tracking
+from bilevel.record import journal, model, tracking
 from bilevel.record.folder import RunFolder
 from bilevel.results import Result
 from bilevel.sources import Source
-from bilevel.study import History, Study
-
-if TYPE_CHECKING:
-    pass
+from bilevel.study import Study
 
 On = Inline | Ray
 WAIT_FOR_TRACKER = 120.0  # seconds at the end of a run, while the tracker still makes progress
@@ -54,7 +55,7 @@ def run(
     store: str | Path = "runs",
     track: str | None = None,
     seconds: float | None = None,
-    slots: int = 1,
+    slots: int | None = None,
     watch: Watch | None = None,
     source: Source | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -66,8 +67,9 @@ def run(
         on: `Inline()`, or `Ray(workers=...)`; by default Ray with one worker per CPU.
         store: directory of runs.
         track: MLflow tracking URI; by default a database in the store; "none" for none.
-        seconds: a time limit.
-        slots: trials at work at a time.
+        seconds: a time limit, for this call alone; `Study.seconds` holds over all sessions.
+        slots: trials at work at a time; by default one where the objective spreads its work (of a population all its
+            members), else as many as there are workers.
         watch: who looks on.
         source: where the study came from, if from a file; then `resume` can find it again.
         changes: what was set by dotted path on top of the file, for `resume`.
@@ -79,8 +81,9 @@ def run(
     store = Path(store)
     uri = uri_of(track, store)
     tracking.check_uri(uri)
-    kept = _check(study)
     on = on or Ray(workers=os.cpu_count())
+    kept = _check(study, on)
+    slots = _slots(study, on, slots)
     source = source or Source(None, "", {})
     document = {
         "format": 1,
@@ -88,10 +91,11 @@ def run(
         "file": None if source.file is None else str(source.file),
         "object": source.name,
         "changes": dict(changes or {}),
-        "settings": {"seed": study.seed, "trials": study.trials, "config": study.config()},
+        "settings": {"seed": study.seed, "trials": study.budget, "config": study.config()},
         "sha256": source.sha256,
         "source": dict(source.texts),
-        "execution": _described(on),
+        "execution": {**_described(on), "slots": slots},
+        "warm": warm.collect(study, store),
         "track": track if track is None else tracking.redact(track),
     }
     folder = folders.create(store, study.name, document)
@@ -106,9 +110,10 @@ def resume(
     study: Study | None = None,
     on: On | None = None,
     track: str | None = None,
-    slots: int = 1,
+    slots: int | None = None,
     watch: Watch | None = None,
     new_code: bool = False,
+    more: int = 0,
 ) -> Result:
     """Go on with a run where its record ends; a finished one gives its result again.
 
@@ -118,9 +123,10 @@ def resume(
         study: needed where the run was not begun from a file.
         on: where to compute; by default as the run began.
         track: MLflow tracking URI; by default as the run began.
-        slots: trials at work at a time.
+        slots: trials at work at a time; by default as the run began.
         watch: who looks on.
         new_code: take the study's file as it is now, though it changed.
+        more: trials to add, to a finished run too.
 
     Raises:
         BadInput: no such run; StudyChanged: the file changed; RunLocked: another driver is at work on it.
@@ -131,16 +137,22 @@ def resume(
     document = folder.document()
     uri = uri_of(track if track is not None else tracking.restore(document["track"]), folder.path.parent)
     tracking.check_uri(uri)
+    if more < 0:
+        raise BadInput(f"{folder.run_id}: {more} more trials; give a whole number from 1 on")
     with folder.locked():
-        history = studies.replay(folder.events())
-        if history.result is not None and history.status in ("completed", "failed", "stopped"):
+        history = histories.replay(folder.events())
+        if not more and history.result is not None and history.status in ("completed", "failed", "stopped"):
             standing = None if uri == "none" else tracking.sync(folder.path, uri)
             if standing is not None and standing.problem:
                 watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
             return Result(folder.path, history.result)
         study, source = reload(folder, study, new_code=new_code)
-        kept = _check(study)
         on = on or _declared(document["execution"])
+        kept = _check(study, on)
+        slots = _slots(study, on, slots if slots is not None else document["execution"].get("slots"))
+        _check_window(folder, slots)
+        if more:
+            study = _extend(folder, study, more)
         return _Session(study, folder, on, uri, watch, None, slots, source, kept).work()
 
 
@@ -168,6 +180,26 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
         paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path))
         raise StudyChanged(f"the study is not the one that the run began with: {', '.join(paths)} differ")
     return study, source
+
+
+def _extend(folder: RunFolder, study: Study, more: int) -> Study:
+    """The study with more trials, also for whoever resumes it later."""
+    if study.budget is None:
+        raise BadInput(f"{folder.run_id}: it has no number of trials that could be raised; {study.name} ends by itself")
+    document = folder.document()
+    trials = study.budget + more
+    document["changes"]["--trials"] = document["settings"]["trials"] = trials
+    folder.change(document)
+    return dataclasses.replace(study, trials=trials)
+
+
+def _check_window(folder: RunFolder, slots: int) -> None:
+    began = journal.started(folder.journal)
+    if began is not None and began.window and began.window != slots:
+        raise BadInput(
+            f"{folder.run_id}: a deterministic study keeps the slots it began with, {began.window}; leave --slots out"
+            f" (workers may change)"
+        )
 
 
 def changed(study: Study, changes: Mapping[str, Any]) -> Study:
@@ -200,7 +232,7 @@ class _Session:
             return self._work()
         except StoreFailed as error:
             self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
-            history = studies.replay(self.folder.events())
+            history = histories.replay(self.folder.events())
             return Result(self.folder.path, results.result(self.folder, history, "interrupted", self.study))
 
     def _work(self) -> Result:
@@ -209,15 +241,24 @@ class _Session:
         same = not before or (before[-1].hardware, before[-1].versions) == (opened.hardware, opened.versions)
         if before and not same:
             self.watch.say(f"recorded on {before[-1].hardware}, going on with {opened.hardware} (or other libraries)")
+        window = self.slots if self.study.deterministic else 0
         driver = Driver(
-            self.study, self.folder, self._open, self.watch, seconds=self.seconds, same_hardware=same, cache=self.kept
+            self.study,
+            self.folder,
+            self._open_stage,
+            self._open,
+            self.watch,
+            seconds=self._left(),
+            same_hardware=same,
+            warm=warm.restore(self.folder.document().get("warm", [])),
+            window=window,
         )
+        if driver.decisions.why and not before:
+            self.watch.say(f"search: {driver.decisions.search}, {driver.decisions.why}")
         tracker: tracking.Tracker | None = None
         try:
             if not before:
-                study = self.study
-                minimize = study.minimize is not None
-                driver.record(Started(study.name, self.folder.run_id, study.metric, minimize, study.seed))
+                driver.record(self._started(window))
             driver.record(opened, commit=True)
             tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri)
             status = self._drive(driver)
@@ -251,12 +292,12 @@ class _Session:
         """The learned model and the figures, into the run's folder."""
         best = history.best()
         state = results.final_state(self.folder, best) if best is not None else None
-        config = spaces.build(self.study.space)
-        tasks = getattr(config, "tasks", None)
+        tasks = None if best is None else getattr(self.study.build(best.point), "tasks", None)
         if best is not None and state is not None and "learned" in state:
             described = {"study": self.study.name, "run_id": self.folder.run_id, "config": dict(best.config)}
             model.write(self.folder.path / "model", state["learned"], described, getattr(tasks, "scaling", None))
-        drawn = figures.draw(results.figure_history(self.folder, history, state))
+        search = results.search(self.folder, self.study) if len(history.trials) > 1 else None
+        drawn = figures.draw(results.figure_history(self.folder, history, state), search)
         home = self.folder.path / "figures"
         try:
             home.mkdir(exist_ok=True)
@@ -270,6 +311,40 @@ class _Session:
         executor: Executor = self.on.open(self.study.threads, code)
         return executor
 
+    def _open_stage(self) -> Stage:
+        """Where trials run: in the driver if they spread their work, else where units would."""
+        study = self.study
+        script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0)
+        if study.spreads or isinstance(self.on, Inline):
+            return InlineStage(script, self.kept)
+        code = () if self.source.file is None else (str(self.source.file.parent),)
+        fresh = study.isolation == "process"
+        stage: Stage = self.on.stage(script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
+        return stage
+
+    def _left(self) -> float | None:
+        """Seconds that are left to this session: its own limit, or what earlier sessions left of the study's."""
+        limits = [] if self.seconds is None else [self.seconds]
+        if self.study.seconds is not None:
+            limits.append(max(0.0, self.study.seconds - results.times(self.folder)[0]))
+        return min(limits, default=None)
+
+    def _started(self, window: int) -> Started:
+        study = self.study
+        ways = {name: "minimize" if minimize else "maximize" for name, minimize in study.objectives.items()}
+        log = tuple(dict.fromkeys(p.path for p in study.parameters if p.dimension.log))
+        minimize = study.objectives[study.metric]
+        return Started(
+            study.name,
+            self.folder.run_id,
+            study.metric,
+            minimize,
+            study.seed,
+            objectives=ways if len(ways) > 1 else {},
+            log=log,
+            window=window,
+        )
+
     def _opened(self) -> Opened:
         workers = self.on.workers if isinstance(self.on, Ray) else 0
         names = ("bilevel", "torch", "numpy", "ray", "mlflow")
@@ -282,10 +357,24 @@ def hardware() -> str:
     return name + (f" {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
 
 
-def _check(study: Study) -> dict[Any, Any]:
+def _slots(study: Study, on: On, slots: int | None) -> int:
+    """Trials at work at a time."""
+    if slots is not None:
+        if slots < 1:
+            raise BadInput(f"--slots {slots}: give how many trials may be at work at a time, from 1 on")
+        return slots
+    if study.spreads:
+        return getattr(study.search, "members", 1)
+    return 1 if isinstance(on, Inline) else on.workers or os.cpu_count() or 1
+
+
+def _check(study: Study, on: On) -> dict[Any, Any]:
     """What can be known to be wrong before anything starts; what was built for that, for the first trial's use."""
     kept: dict[Any, Any] = {}
-    config = spaces.build(study.space)
+    if study.isolation == "process" and (study.spreads or isinstance(on, Inline)):
+        where = "it spreads its work from the driver" if study.spreads else "trials run in this process (--workers 0)"
+        raise BadInput(f"Study {study.name}: isolation='process' gives each trial a process of its own, but {where}")
+    config = study.build(spaces.complete(study.space, {}))
     check = getattr(study.objective, "check", None)
     if check is not None:
         with torch.random.fork_rng(devices=[]):
@@ -303,7 +392,7 @@ def _described(on: On) -> dict[str, Any]:
 
 
 def _declared(document: Mapping[str, Any]) -> On:
-    values = {name: value for name, value in document.items() if name != "on"}
+    values = {name: value for name, value in document.items() if name not in ("on", "slots")}
     return Ray(**values) if document["on"] == "ray" else Inline(**values)
 
 

@@ -1,19 +1,24 @@
-"""What is a study, what has become of it, and what comes next? Pure: it decides, only the driver acts."""
+"""What is a study? Its objective, its space, how and for how long it is searched: all checked when it is defined."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bilevel import space as spaces
+from bilevel.dimensions import Parameter
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
-from bilevel.events import Asked, Ended, Event, Finished, Interrupted, Kept, Reported, Started
+from bilevel.outer.search import Problem, Search
 from bilevel.space import Space
+from bilevel.stop import Stop
+
+TRIALS = 50
+"""Trials of a search that does not say how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,21 +29,56 @@ class Study:
         name: a short name; the MLflow experiment is called so.
         objective: `(config, run) -> reports`, a generator (or a function that calls `run.report`).
         space: where each value of the configuration comes from.
-        minimize, maximize: the metric that is the objective; one of the two.
+        minimize, maximize: the metric that is the objective, or several (the first one leads).
         seed: of all randomness; the same study and seed give the same result, bit for bit.
-        trials: how many; those of a study without searched values differ in their seeds alone.
+        trials: how many; by default 1, or 50 where values are searched (a grid: all of it). Those of a study without
+            searched values differ in their seeds alone.
+        search: who chooses the searched values (`TPE()`, `CMAES()`, `PBT()`, ...); None: chosen by space and budget.
+        stop: which trials may go on (`ASHA(...)`, `Hyperband(...)`); None: all.
         value: a trial's objective is its "last" reported value, or its "best".
+        where: a condition on a configuration; what it gives False for is refused before it is tried.
+        limits: upper bounds on reported metrics; results within them come before all others.
+        points: configurations to begin with, by dotted path; what they leave out starts in the middle.
+        repeats: seeds that each configuration is tried with; it counts by its mean.
+        confirm: seeds with which the leaders are tried again at the end; then they count by the mean of those alone.
+        retries: attempts more at a trial whose objective raised. A lost worker is not the trial's failure.
+        seconds: a time limit, over all sessions of the run.
+        target: the study is complete when the objective is as good as this.
+        plateau: no more trials are asked for when so many in a row brought nothing better.
+        warm_start: earlier runs (by id, of the same store) whose trials the search is told first, where they fit.
+        cpus, gpus: what a trial needs, fractions too, if it does not spread its work.
+        isolation: "actor": trials follow each other on warm workers; "process": each has a new one.
+        deterministic: which trials are tried depends on `slots`, but not on timing.
         threads: CPU threads of a unit of work; the bits depend on it, so it belongs to the study.
+
+    Raises:
+        BadInput: something does not fit; the message names it, its value and the cure.
     """
 
     name: str
     objective: Callable[..., Any]
     space: Space
-    minimize: str | None = None
-    maximize: str | None = None
+    minimize: str | Sequence[str] | None = None
+    maximize: str | Sequence[str] | None = None
     seed: int = 0
-    trials: int = 1
+    trials: int | None = None
+    search: Search | None = None
+    stop: Stop | None = None
     value: Literal["last", "best"] = "last"
+    where: Callable[[Any], Any] | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    points: Sequence[Mapping[str, Any]] = ()
+    repeats: int = 1
+    confirm: int = 0
+    retries: int = 0
+    seconds: float | None = None
+    target: float | None = None
+    plateau: int | None = None
+    warm_start: Sequence[str] = ()
+    cpus: float = 1
+    gpus: float = 0
+    isolation: Literal["actor", "process"] = "actor"
+    deterministic: bool = False
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -46,174 +86,178 @@ class Study:
             raise BadInput(
                 f"Study: name {self.name!r}; use up to 64 letters, digits, '-', '_' or '.', starting with a letter"
             )
-        if (self.minimize is None) == (self.maximize is None):
+        if not self.objectives:
             raise BadInput(f"Study {self.name}: name one metric, minimize='...' or maximize='...'")
         if not callable(self.objective):
             raise BadInput(f"Study {self.name}: objective {self.objective!r} cannot be called")
         if not isinstance(self.space, Space):
             raise BadInput(f"Study {self.name}: space is a {type(self.space).__name__}; write Space(Config, ...)")
-        for name, low in (("seed", 0), ("trials", 1), ("threads", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise BadInput(f"Study {self.name}: {name} is {value!r}; it takes a whole number from {low} on")
-        if self.value not in ("last", "best"):
-            raise BadInput(f"Study {self.name}: value is {self.value!r}; it takes 'last' or 'best'")
-        allowed = getattr(self.objective, "learns", ())
-        for path, _ in spaces.learned(self.space):
-            if path.partition(".")[0] not in allowed:
-                able = f"it learns what is under {', '.join(allowed)}" if allowed else "it learns nothing by gradient"
-                raise BadInput(
-                    f"Study {self.name}: {path} is Learned, but {_name(self.objective)} cannot learn it; {able}"
-                )
+        _check_numbers(self)
+        _check_words(self)
+        _check_learned(self)
+        _check_search(self)
+
+    # -- what it looks for ---------------------------------------------------------------------------------------------
 
     @property
     def metric(self) -> str:
-        """The metric that is the objective."""
-        return self.minimize or self.maximize or ""
+        """The metric that is the objective; of several the first."""
+        return next(iter(self.objectives))
+
+    @property
+    def objectives(self) -> dict[str, bool]:
+        """Name -> whether it is minimized."""
+        low, high = _names(self.minimize), _names(self.maximize)
+        return dict.fromkeys(low, True) | dict.fromkeys(high, False)
+
+    @property
+    def sign(self) -> int:
+        """What makes the objective one to be minimized."""
+        return 1 if self.objectives[self.metric] else -1
 
     @property
     def key(self) -> Key:
         """Of all the study's randomness."""
         return Key((self.seed,))
 
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The searched values."""
+        return spaces.parameters(self.space)
+
+    @property
+    def spreads(self) -> bool:
+        """Whether the objective yields units of work: then it runs in the driver, and its units on the workers."""
+        said = getattr(self.objective, "spreads", None)
+        if said is not None:
+            return bool(said)
+        code = getattr(self.objective, "__code__", None)
+        return code is not None and "Units" in code.co_names
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is anything to search for."""
+        return bool(self.parameters) or self.search is not None
+
+    @property
+    def budget(self) -> int | None:
+        """How many configurations are asked for; None: as many as the search has."""
+        if self.trials is not None:
+            return self.trials
+        if not self.searches:
+            return 1
+        return getattr(self.search, "trials", TRIALS) if self.search is not None else TRIALS
+
+    def problem(self) -> Problem:
+        """What the search is to solve."""
+        return Problem(
+            self.parameters,
+            self.key.child("search"),
+            objectives=len(self.objectives),
+            trials=self.budget,
+            fidelity=self.stop.last if self.stop is not None else None,
+            constrained=bool(self.limits),
+        )
+
+    # -- changed -------------------------------------------------------------------------------------------------------
+
     def set(self, path: str, value: Any) -> Study:
-        """The same study with the value at a dotted path replaced (a constant, a `Space` or `Learned`).
+        """The same study with the value at a dotted path replaced (a constant, a dimension, a `Space` or `Learned`).
 
         Raises:
             BadInput: no such path, or a value that does not fit.
         """
         return dataclasses.replace(self, space=spaces.assign(self.space, path, value))
 
-    def config(self) -> dict[str, Any]:
-        """The configuration by dotted path; that of every trial, as no value is searched."""
-        return spaces.flatten(self.space)
+    def config(self, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The configuration by dotted path, of a point; without one, searched values are shown as what they are."""
+        return spaces.flatten(self.space if point is None else spaces.settle(self.space, point))
+
+    def build(self, point: Mapping[str, Any]) -> Any:
+        """The configuration that the objective is given."""
+        return spaces.build(spaces.settle(self.space, point))
 
 
-# -- what has become of it ---------------------------------------------------------------------------------------------
+def _names(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What the journal says of a trial: `state` is running, completed, stopped or failed."""
-
-    number: int
-    config: Mapping[str, Any]
-    seed: int
-    state: str = "running"
-    step: int = 0
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """The last value of each metric."""
-    best: float | None = None
-    best_step: int | None = None
-    objective: float | None = None
-    reason: str | None = None
-    learned: str | None = None
-    kept: Mapping[int, str] = field(default_factory=dict)
-    """Checkpoints: step -> SHA-256 of the manifest."""
-
-
-@dataclass(frozen=True)
-class History:
-    """All that was decided and happened, as far as decisions depend on it."""
-
-    metric: str = ""
-    minimize: bool = True
-    trials: Mapping[int, Trial] = field(default_factory=dict)
-    status: str | None = None
-    result: Mapping[str, Any] | None = None
-
-    def best(self) -> Trial | None:
-        """The best trial that ended with an objective; of equals, the first."""
-        ended = [t for t in self.trials.values() if t.objective is not None and t.state != "failed"]
-        sign = 1 if self.minimize else -1
-        return min(ended, key=lambda t: (sign * float(t.objective or 0.0), t.number), default=None)
+def _check_numbers(study: Study) -> None:
+    whole = {"seed": 0, "trials": 1, "threads": 1, "repeats": 1, "confirm": 0, "retries": 0, "plateau": 1}
+    for name, low in whole.items():
+        value = getattr(study, name)
+        if value is None and name in ("trials", "plateau"):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise BadInput(f"Study {study.name}: {name} is {value!r}; it takes a whole number from {low} on")
+    for name, least in {"cpus": 0.0, "gpus": 0.0, "seconds": 0.0, "target": -math.inf}.items():
+        value = getattr(study, name)
+        if value is None and name in ("seconds", "target"):
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
+            wanted = "a number" if name == "target" else "a number from 0 on"
+            raise BadInput(f"Study {study.name}: {name} is {value!r}; it takes {wanted}")
+    for name in ("cpus", "gpus"):
+        value = getattr(study, name)
+        if value > 1 and value != int(value):
+            raise BadInput(f"Study {study.name}: {name}={value}; Ray takes fractions below 1, else whole numbers")
 
 
-def fold(history: History, event: Event) -> History:
-    """The history after one more event."""
-    match event:
-        case Started():
-            return dataclasses.replace(history, metric=event.metric, minimize=event.minimize)
-        case Asked():
-            return _with(history, Trial(event.trial, event.config, event.seed))
-        case Reported():
-            return _with(history, _reported(history, history.trials[event.trial], event))
-        case Kept():
-            trial = history.trials[event.trial]
-            return _with(history, dataclasses.replace(trial, kept={**trial.kept, event.step: event.manifest}))
-        case Ended():
-            trial = history.trials[event.trial]
-            fate = {name: getattr(event, name) for name in ("state", "step", "objective", "reason", "learned")}
-            return _with(history, dataclasses.replace(trial, **fate))
-        case Finished():
-            return dataclasses.replace(history, status=event.status, result=event.result)
-        case Interrupted():
-            return dataclasses.replace(history, status="interrupted")
-        case _:
-            return history
+def _check_words(study: Study) -> None:
+    for name, words in (("value", ("last", "best")), ("isolation", ("actor", "process"))):
+        if getattr(study, name) not in words:
+            raise BadInput(
+                f"Study {study.name}: {name} is {getattr(study, name)!r}; it takes {' or '.join(map(repr, words))}"
+            )
+    both = set(_names(study.minimize)) & set(_names(study.maximize))
+    if both:
+        raise BadInput(f"Study {study.name}: {sorted(both)[0]!r} cannot be both minimized and maximized")
+    if not all(isinstance(name, str) and name for name in study.objectives):
+        raise BadInput(f"Study {study.name}: objectives are names of metrics, not {tuple(study.objectives)!r}")
+    if study.where is not None and not callable(study.where):
+        raise BadInput(f"Study {study.name}: where={study.where!r}; it takes a function of the configuration")
+    for metric, bound in study.limits.items():
+        if not isinstance(bound, int | float) or isinstance(bound, bool) or not math.isfinite(bound):
+            raise BadInput(f"Study {study.name}: limits[{metric!r}] is {bound!r}; it takes an upper bound, a number")
 
 
-def replay(events: Iterable[Event]) -> History:
-    """The history that these events make."""
-    history = History()
-    for event in events:
-        history = fold(history, event)
-    return history
+def _check_learned(study: Study) -> None:
+    allowed = getattr(study.objective, "learns", ())
+    for path, _ in spaces.learned(study.space):
+        if path.partition(".")[0] not in allowed:
+            able = f"it learns what is under {', '.join(allowed)}" if allowed else "it learns nothing by gradient"
+            raise BadInput(
+                f"Study {study.name}: {path} is Learned, but {_name(study.objective)} cannot learn it; {able}"
+            )
 
 
-def _with(history: History, trial: Trial) -> History:
-    return dataclasses.replace(history, trials={**history.trials, trial.number: trial})
-
-
-def _reported(history: History, trial: Trial, event: Reported) -> Trial:
-    value = event.metrics.get(history.metric)
-    best, best_step = trial.best, trial.best_step
-    if value is not None and math.isfinite(value):
-        sign = 1 if history.minimize else -1
-        if best is None or sign * value < sign * best:
-            best, best_step = value, event.step
-    metrics = {**trial.metrics, **event.metrics}
-    return dataclasses.replace(trial, step=event.step, metrics=metrics, best=best, best_step=best_step)
-
-
-# -- what comes next ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Nothing is left to do; the study ends with this status."""
-
-    status: str
-
-
-def decide(study: Study, history: History, slots: int) -> list[Asked | Finish]:
-    """The trials to begin now, given `slots` places for running ones; or the end."""
-    running = sum(trial.state == "running" for trial in history.trials.values())
-    asked = len(history.trials)
-    room = min(slots - running, study.trials - asked)
-    if room > 0:
-        return [ask(study, number) for number in range(asked, asked + room)]
-    if running == 0:
-        return [Finish("completed" if history.best() is not None else "failed")]
-    return []
-
-
-def ask(study: Study, number: int) -> Asked:
-    """The trial of this number."""
-    return Asked(number, study.config(), study.key.child("trial", number).integer())
-
-
-def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:
-    """How a trial ends; one that never reported its metric, or one that is not finite, has failed."""
-    value = trial.metrics.get(study.metric)
-    if study.value == "best" and trial.best is not None:
-        value = trial.best
-    if state == "completed" and value is None:
-        known = ", ".join(sorted(trial.metrics)) or "nothing"
-        state, reason = "failed", f"never reported {study.metric!r}; it reported {known}"
-    elif value is not None and not math.isfinite(value):
-        state, reason, value = "failed", reason or f"step {trial.step}: {study.metric} is {value}", None
-    return Ended(trial.number, state, trial.step, value if state != "failed" else None, reason, learned)
+def _check_search(study: Study) -> None:
+    if study.search is not None and not callable(getattr(study.search, "open", None)):
+        raise BadInput(f"Study {study.name}: search={study.search!r} is no search; use TPE(), CMAES(), Random(), ...")
+    if study.stop is not None and not callable(getattr(study.stop, "open", None)):
+        raise BadInput(f"Study {study.name}: stop={study.stop!r} is no rule; use ASHA(...) or Hyperband(...)")
+    if not study.parameters:
+        for name, empty in (("points", ()), ("where", None)):
+            if getattr(study, name) not in (empty, []):
+                raise BadInput(f"Study {study.name}: {name} is for searched values, and the space has none")
+        if study.search is not None and study.space.values:
+            raise BadInput(
+                f"Study {study.name}: nothing is searched: write a dimension such as lr=Log(1e-4, 1e-1), or leave"
+                f" search={type(study.search).__name__}() out"
+            )
+    if len(study.objectives) > 1:
+        for name, value in (("target", study.target), ("plateau", study.plateau), ("stop", study.stop)):
+            if value is not None:
+                raise BadInput(
+                    f"Study {study.name}: {name} is for one objective, and there are {len(study.objectives)}; "
+                    "leave it out, or keep one and put bounds on the others (limits)"
+                )
+    if study.value == "best" and len(study.objectives) > 1:
+        raise BadInput(f"Study {study.name}: value='best' is for one objective; with several, each is its last value")
+    for point in study.points:
+        spaces.complete(study.space, point)
+    if study.search is not None and study.parameters:
+        study.search.open(study.problem())  # what it cannot search is said now
 
 
 def _name(value: Any) -> str:

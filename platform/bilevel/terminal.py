@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bilevel.driver import Progress
-from bilevel.study import Trial
+from bilevel.history import Trial
+from bilevel.progress import Progress
 
 LINE_EVERY = 10.0  # seconds between plain lines
 

@@ -11,10 +11,10 @@ from unittest import mock
 import torch
 
 from bilevel import Adam, Inline, Learned, MetaTraining, Report, Result, Run, Space, Study, meta_train, run, runs
-from bilevel.driver import Progress
 from bilevel.events import Units
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
+from bilevel.progress import Progress
 from bilevel.tasks import Sinusoid
 
 

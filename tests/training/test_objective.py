@@ -20,7 +20,7 @@ from bilevel.errors import BadInput
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
 from bilevel.record.folder import RunFolder
-from bilevel.study import replay
+from bilevel.history import replay
 from bilevel.tasks import Sinusoid
 from bilevel.training.objective import interval
 from support.tiny import finished, maml

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import socket
@@ -56,6 +57,8 @@ REACH = 3.0
 """Seconds for the head of a cluster to accept a connection."""
 SECONDS = 4
 """For a head that listens to let us in: Ray asks 20 times, a second apart, even if it is the token that is wrong."""
+FREE = 64
+"""Workers that a node is taken to hold if they need no CPU."""
 START = 2
 """Attempts to start a local cluster: Ray gives its raylet 30 s to register, which a loaded machine can miss."""
 
@@ -67,7 +70,7 @@ class Cluster:
     joined: bool = False
     guard: _Guard | None = None
 
-    def workers(self, cpus: int, gpus: float) -> int:
+    def workers(self, cpus: float, gpus: float) -> int:
         """How many workers of `cpus` CPUs and `gpus` GPUs fit on the nodes that live now, were they empty."""
         return sum(_fitting(node, cpus, gpus) for node in _nodes())
 
@@ -75,16 +78,22 @@ class Cluster:
         """Whether a cluster that was started here has lost its one node, and with it all hope of another."""
         return self.guard is not None and not _nodes()
 
-    def check(self, gpus: float) -> None:
+    def check(self, cpus: float, gpus: float) -> None:
         """Refuse what no node can ever hold.
 
         Raises:
-            BadInput: a worker asks for more GPUs than any node has.
+            BadInput: a worker asks for more CPUs or GPUs than any node has.
         """
+        most = max((node.get("CPU", 0.0) for node in _nodes()), default=0.0)
+        if cpus > most:
+            raise BadInput(
+                f"no node has {cpus:g} CPUs ({self.has()}); ask for at most {most:g} (Study.cpus, Study.threads)"
+                " or use a cluster that has them (--address)"
+            )
         most = max((node.get("GPU", 0.0) for node in _nodes()), default=0.0)
         if gpus > most:
             raise BadInput(
-                f"no node has {gpus:g} GPUs ({self.has()}); ask for at most {most:g} with --gpus-per-worker"
+                f"no node has {gpus:g} GPUs ({self.has()}); ask for at most {most:g} (--gpus-per-worker, Study.gpus)"
                 f" or use a cluster that has them (--address)"
             )
 
@@ -108,7 +117,7 @@ class Cluster:
             self.guard.dismiss()
 
 
-def connect(address: str | None, workers: int | None, threads: int) -> Cluster:
+def connect(address: str | None, workers: int | None, cpus: float) -> Cluster:
     """The Ray that this process already uses, or the one at `address` or $RAY_ADDRESS, or a new one on this machine.
 
     Raises:
@@ -122,7 +131,7 @@ def connect(address: str | None, workers: int | None, threads: int) -> Cluster:
     if address:
         _attach(address)
     else:
-        posted = _start(workers, threads)
+        posted = _start(workers, cpus)
     ray._private.worker._worker_logs_enabled = False  # else "a worker died" goes to stdout, which is for results
     return Cluster(joined=True, guard=posted)
 
@@ -154,9 +163,9 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _fitting(node: dict[str, float], cpus: int, gpus: float) -> int:
+def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
     """Fractions do not add up across GPUs: three workers with 0.4 of a GPU need two."""
-    fitting = int(node.get("CPU", 0.0) // cpus)
+    fitting = int(node.get("CPU", 0.0) / cpus + 1e-9) if cpus else FREE
     if gpus >= 1:
         return min(fitting, int(node.get("GPU", 0.0) // gpus))
     if gpus > 0:
@@ -194,7 +203,7 @@ def _attach(address: str) -> None:
 # -- a cluster of our own ----------------------------------------------------------------------------------------------
 
 
-def _start(workers: int | None, threads: int) -> _Guard:
+def _start(workers: int | None, cpus: float) -> _Guard:
     posted = _Guard.post()
     options: dict[str, Any] = {
         "address": "local",
@@ -205,7 +214,7 @@ def _start(workers: int | None, threads: int) -> _Guard:
         **_memory(),
     }
     if workers is not None:
-        options["num_cpus"] = max(workers * threads, os.cpu_count() or 1)
+        options["num_cpus"] = max(math.ceil(workers * cpus), os.cpu_count() or 1)
     # On the loopback interface alone, whatever other networks this machine is in. The variable that says so would be
     # read when Ray is imported, by this process too, which may use a cluster elsewhere next.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False

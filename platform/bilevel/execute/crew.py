@@ -72,13 +72,15 @@ class Crew:
         ClusterFailed: no cluster could be started.
     """
 
-    def __init__(self, wanted: Ray, threads: int, code: tuple[str, ...]) -> None:
-        self._wanted, self._threads = wanted, threads
-        self._cluster = cluster.connect(wanted.address, wanted.workers, threads)
+    def __init__(self, wanted: Ray, threads: int, code: tuple[str, ...], cpus: float | None = None) -> None:
+        self._wanted = wanted
+        # A cluster of our own has room for each worker's threads; it does not pretend to have what a trial wants.
+        self._cluster = cluster.connect(wanted.address, wanted.workers, threads if cpus is None else min(cpus, 1))
+        self._cpus = cpus = threads if cpus is None else cpus
         gpus = wanted.gpus_per_worker
         try:
-            self._cluster.check(gpus)
-            options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+            self._cluster.check(cpus, gpus)
+            options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
             self._actor = ray.remote(**options)(BilevelWorker)
         except BaseException:
             self._cluster.close()
@@ -112,7 +114,7 @@ class Crew:
                 member.born += unseen
         if self._wanted.workers is None and now - self._counted >= GROWTH:
             self._counted = now
-            self._target = max(1, self._cluster.workers(self._threads, self._wanted.gpus_per_worker))
+            self._target = max(1, self._cluster.workers(self._cpus, self._wanted.gpus_per_worker))
         for member in [member for member in self.members if member.hello is None]:
             if len(self.members) > self._target:  # the node that it was meant for has gone
                 self.dismiss(member)
@@ -174,7 +176,7 @@ class Crew:
             why = f"workers do not start ({self._failures} failed; the last: {self._failure})"
         else:
             why = f"no worker was ready for {self._wanted.patience:g} s"
-        asked = f"{self._target} workers of {self._threads} CPUs and {self._wanted.gpus_per_worker:g} GPUs each"
+        asked = f"{self._target} workers of {self._cpus:g} CPUs and {self._wanted.gpus_per_worker:g} GPUs each"
         cure = "free CPUs, ask for less, or see that every node has this version of bilevel installed"
         return f"{why}; asked for {asked}, {self._cluster.has()}; {cure}"
 

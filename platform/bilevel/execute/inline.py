@@ -8,10 +8,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bilevel import trees
-from bilevel.events import Done, Fault, Lost, Tree, Units
-from bilevel.execute.worker import Raised, Settings, compute, keep_memory, settled, usable
+from bilevel.errors import BilevelError
+from bilevel.events import Done, Fault, Gone, Lost, Order, Placed, Raised, Report, Said, Tree, Units
+from bilevel.execute.host import Hosted, Script, plain, raised
+from bilevel.execute.worker import Settings, compute, keep_memory, settled, usable
 
 
 @dataclass(frozen=True)
@@ -90,3 +93,75 @@ class InlineExecutor:
     def close(self) -> None:
         """Forget what is queued."""
         self._tickets.clear()
+
+
+class InlineStage:
+    """`bilevel.events.Stage` in this process: each `poll` lets every trial that may go on come to its next report."""
+
+    def __init__(self, script: Script, cache: dict[Any, Any], *, echo: bool = True) -> None:
+        """The trials of a script; `cache` is their `Run.cache`, `echo`: what they print is seen, too."""
+        self._script, self._cache, self._echo = script, cache, echo
+        self._hosted: dict[int, tuple[int, Hosted]] = {}
+        self._turns: deque[tuple[int, Any]] = deque()
+        self._news: list[Said | Placed | Gone | Fault] = []
+
+    @property
+    def alive(self) -> int:
+        """0: there are no workers."""
+        return 0
+
+    def begin(self, order: Order) -> None:
+        """Make the trial ready; it begins when it is polled for."""
+        self._news.append(Placed(order.trial, order.attempt, "driver"))
+        try:
+            hosted = self._script.host(order, self._cache, echo=self._echo)
+        except BilevelError as error:
+            if not order.point:
+                raise
+            self._news.append(Said(order.trial, order.attempt, end=raised(error)))
+            return
+        except Exception as error:  # noqa: BLE001 the user's configuration refuses these values
+            self._news.append(Said(order.trial, order.attempt, end=raised(error)))
+            return
+        self._hosted[order.trial] = order.attempt, hosted
+        self._turns.append((order.trial, None))
+
+    def answer(self, trial: int, answer: Any) -> None:
+        """It goes on when it is polled for."""
+        if trial in self._hosted:
+            self._turns.append((trial, answer))
+
+    def close_trial(self, trial: int) -> None:
+        """End it where it stands."""
+        if trial in self._hosted:
+            self._hosted.pop(trial)[1].close()
+        self._turns = deque(turn for turn in self._turns if turn[0] != trial)
+
+    def poll(self, timeout: float) -> list[Said | Placed | Gone | Fault]:  # noqa: ARG002 trials are never idle here
+        """Let each trial whose turn it is go on to its next report."""
+        turns, self._turns = self._turns, deque()
+        while turns:
+            trial, answer = turns.popleft()
+            try:
+                self._news.append(self._advance(trial, answer))
+            except BilevelError:
+                self._turns.extend(turns)
+                raise
+        news, self._news = self._news, []
+        return news
+
+    def _advance(self, trial: int, answer: Any) -> Said:
+        attempt, hosted = self._hosted[trial]
+        said = hosted.advance(answer)
+        output = hosted.output()
+        if isinstance(said, Units):
+            return Said(trial, attempt, units=said, output=output)
+        if isinstance(said, Report):
+            return Said(trial, attempt, (plain(said),), None, None, output, said.state, said.step)
+        del self._hosted[trial]
+        return Said(trial, attempt, (), None, said, output)
+
+    def close(self) -> None:
+        """End all trials."""
+        for trial in list(self._hosted):
+            self.close_trial(trial)

@@ -7,11 +7,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from bilevel import trees
-from bilevel.events import Done, Fault, Lost, Units
+from bilevel.events import Done, Fault, Lost, Raised, Units
 from bilevel.execute.cluster import by_value
 from bilevel.execute.crew import Crew, Member, line
 from bilevel.execute.units import Call, Ticket, Unit, Work
-from bilevel.execute.worker import Computed, Missing, Raised
+from bilevel.execute.worker import Computed, Missing
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 

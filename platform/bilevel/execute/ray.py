@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bilevel.errors import BadInput
+from bilevel.execute.host import Script
 
 if TYPE_CHECKING:
     from bilevel.execute.pool import Pool
+    from bilevel.execute.stage import RayStage
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,31 @@ class Ray:
         from bilevel.execute.pool import Pool  # Ray takes a second to import: only those who use it pay
 
         return Pool(self, threads, tuple(code))
+
+    def stage(
+        self,
+        script: Script,
+        code: Sequence[str] = (),
+        *,
+        threads: int = 1,
+        cpus: float = 1,
+        gpus: float = 0,
+        fresh: bool = False,
+    ) -> RayStage:
+        """Connect, and start workers for whole trials without waiting for them.
+
+        Args:
+            script: of the study whose trials they are.
+            code: as for `open`.
+            threads: torch threads of a trial.
+            cpus, gpus: what a worker takes; no `gpus`: `gpus_per_worker`.
+            fresh: a new process for each trial.
+
+        Raises:
+            BadInput: the address cannot be reached, or no node can ever hold such a worker.
+            ClusterFailed: no cluster could be started on this machine.
+        """
+        from bilevel.execute.stage import RayStage
+
+        wanted = dataclasses.replace(self, gpus_per_worker=gpus or self.gpus_per_worker)
+        return RayStage(wanted, script, tuple(code), threads=threads, cpus=cpus, fresh=fresh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import os
 import pickle
@@ -11,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ import torch
 
 from bilevel import trees
 from bilevel.errors import BadInput
+from bilevel.events import Completed, Order, Raised, Report, Units
+from bilevel.execute.host import Hosted, Script, plain, raised
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,26 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Raised:
-    """The unit raised: `reason` in one line, `traceback` as text. Text travels, an exception might not unpickle."""
-
-    reason: str
-    traceback: str
+class Missing:
+    """This worker was not told the work, the shared tree or the script that is named; to be sent again."""
 
 
 @dataclass(frozen=True)
-class Missing:
-    """This worker was not told the work or the shared tree that the unit names; to be sent again."""
+class Played:
+    """How far a trial came: see `bilevel.events.Said`; `state` is packed, `megabytes` is what this process holds."""
+
+    reports: tuple[Report, ...]
+    end: Completed | Raised | None
+    output: str
+    state: trees.Packed | None
+    state_step: int
+    megabytes: float
 
 
 Outcome = Computed | Raised | Missing
+
+FLUSH = 0.2
+"""Seconds for which reports that need no answer are collected before they are sent."""
 
 
 def compute(work: Callable[[Any, Any], Any], shared: Any, item: Any) -> Computed | Raised:
@@ -88,11 +97,6 @@ def compute(work: Callable[[Any, Any], Any], shared: Any, item: Any) -> Computed
     return Computed(result, time.perf_counter() - begun)
 
 
-def raised(error: BaseException) -> Raised:
-    """An exception as text."""
-    return Raised(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
-
-
 @dataclass(frozen=True)
 class Hello:
     """Who a worker is, and the class of hardware and library on which equal bits are promised."""
@@ -100,6 +104,8 @@ class Hello:
     pid: int
     host: str
     platform: str
+    node: str = ""
+    """Ray's id of its node."""
 
 
 def platform() -> str:
@@ -151,12 +157,18 @@ class BilevelWorker:
         settings.apply()
         keep_memory()
         gc.freeze()  # what is imported by now stays: half a second less at each full collection
+        self._settings = settings
         self._device = usable(device)
         self._kept: dict[int, Any] = {}
+        self._cache: dict[Any, Any] = {}
+        self._trial: _Playing | None = None
 
     def hello(self) -> Hello:
         """Who this is; the answer says that the worker is ready."""
-        return Hello(os.getpid(), socket.gethostname(), platform())
+        import ray  # late: this module is used without Ray, too
+
+        node = ray.get_runtime_context().get_node_id()
+        return Hello(os.getpid(), socket.gethostname(), platform(), node)
 
     def compute(
         self, unit: tuple[int, int, tuple[int, ...], Any], work: bytes | None = None, shared: trees.Packed | None = None
@@ -182,3 +194,103 @@ class BilevelWorker:
         if of_work not in self._kept or of_shared not in self._kept:
             return Missing()
         return compute(self._kept[of_work], self._kept[of_shared], item)
+
+    def play(self, key: int, order: Order | None, script: bytes | None = None) -> Played | Missing:
+        """Begin a trial, or go on with the one that waits here.
+
+        Args:
+            key: of the script.
+            order: the attempt to begin, its state packed; None: the last report is answered by "go on".
+            script: the pickled script, when it is sent to this worker for the first time.
+        """
+        if script is not None:
+            self._kept[key] = pickle.loads(script)  # from our own driver, over Ray: not from storage
+        if order is not None:
+            if key not in self._kept:
+                return Missing()
+            self.leave()
+            self._settings.apply()
+            self._trial = _Playing(self._kept[key], order, self._cache)
+        if self._trial is None:
+            return Missing()
+        played = self._trial.go_on()
+        if played.end is not None:
+            self.leave()
+        return played
+
+    def leave(self) -> None:
+        """End the trial that is here, and leave nothing of it but `Run.cache`."""
+        trial, self._trial = self._trial, None
+        if trial is None:
+            return
+        trial.close()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
+
+
+class _Playing:
+    """A trial on this worker, and when its state was last wanted."""
+
+    def __init__(self, script: Script, order: Order, cache: dict[Any, Any]) -> None:
+        self._order = order
+        self._minimize = script.minimize
+        self._metric = script.metric
+        self._sent_step = 0
+        self._sent_at = time.monotonic()
+        self._best: float | None = None
+        self._failed: Raised | None = None
+        try:
+            state = None if order.state is None else trees.unpack(order.state)
+            self._hosted: Hosted | None = script.host(dataclasses.replace(order, state=state), cache)
+        except Exception as error:  # noqa: BLE001 the user's configuration refuses these values, or her module raises
+            self._hosted, self._failed = None, raised(error)
+
+    def go_on(self) -> Played:
+        """To the next report that somebody waits for, or the end; without one, for a little while."""
+        hosted = self._hosted
+        if hosted is None:
+            return Played((), self._failed, "", None, 0, 0.0)
+        reports: list[Report] = []
+        until = time.monotonic() + FLUSH
+        end: Completed | Raised | None = None
+        wanted = False
+        while end is None:
+            said = hosted.advance(None)
+            if isinstance(said, Report):
+                reports.append(plain(said))
+                wanted = self._wanted(said)
+                if wanted or self._order.attended or time.monotonic() >= until:
+                    break
+            elif isinstance(said, Units):
+                end = Raised("yielded Units on a worker; set `spreads = True` on the objective, so that it may")
+            else:
+                end = said
+        state, step = None, 0
+        if (wanted or end is not None) and hosted.state is not None and hosted.state_step > self._sent_step:
+            state, step = trees.pack(hosted.state), hosted.state_step
+            self._sent_step, self._sent_at = step, time.monotonic()
+        return Played(tuple(reports), end, hosted.output(), state, step, resident())
+
+    def close(self) -> None:
+        """End it where it stands."""
+        if self._hosted is not None:
+            self._hosted.close()
+
+    def _wanted(self, report: Report) -> bool:
+        """Whether it is time for a state: now and then, and sooner after a new best."""
+        every, best_every = self._order.keep
+        since = time.monotonic() - self._sent_at
+        value = report.metrics.get(self._metric)
+        better = value is not None and (self._best is None or (float(value) < self._best) == self._minimize)
+        if better and value is not None:
+            self._best = float(value)
+        return report.state is not None and (since >= every or (better and since >= best_every))
+
+
+def resident() -> float:
+    """Megabytes of memory that this process holds."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # elsewhere than on Linux
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

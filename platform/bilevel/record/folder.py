@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import BadInput, RecordDamaged, RunLocked
+from bilevel.errors import BadInput, RecordDamaged, RunLocked, StoreFailed
 from bilevel.events import Event
 from bilevel.record import journal
 
@@ -42,6 +42,19 @@ class RunFolder:
         except (OSError, json.JSONDecodeError) as error:
             raise RecordDamaged(f"{self.path / 'study.json'}: {error}") from error
         return document
+
+    def change(self, document: Mapping[str, Any]) -> None:
+        """Write `study.json` anew, at once.
+
+        Raises:
+            StoreFailed: the disk is full or gone; it is as it was.
+        """
+        part = self.path / ".study.json.part"
+        try:
+            part.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            part.replace(self.path / "study.json")
+        except OSError as error:
+            raise StoreFailed(f"{self.path / 'study.json'}: cannot be written: {error.strerror}") from error
 
     def events(self) -> Iterator[Event]:
         """What happened, in order."""

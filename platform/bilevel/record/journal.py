@@ -32,7 +32,11 @@ class Entry:
 
     def typed(self) -> Event:
         """The event as its dataclass."""
-        fields = {name: value for name, value in self.event.items() if name != "event"}
+        fields = {
+            name: tuple(value) if isinstance(value, list) else value  # as it was written
+            for name, value in self.event.items()
+            if name != "event"
+        }
         event: Event = _TYPES[self.event["event"]](**fields)
         return event
 

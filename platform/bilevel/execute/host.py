@@ -1,0 +1,206 @@
+"""What happens to a trial inside the process that it runs in?"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, SupportsFloat, TextIO
+
+import numpy as np
+import torch
+
+from bilevel import space as spaces
+from bilevel.episodes import Key
+from bilevel.errors import BilevelError, TrialFailed
+from bilevel.events import Completed, Order, Raised, Report, Run, Tree, Units
+from bilevel.execute.callbacks import as_generator
+from bilevel.space import Space
+
+OUTPUT = 1_000_000
+"""Characters that a trial may print between two reports; the middle of more is left out."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What of a study is needed to run its trials, wherever they run; it travels once."""
+
+    objective: Callable[..., Any]
+    space: Space
+    key: Key
+    metric: str
+    minimize: bool
+
+    def host(self, order: Order, cache: dict[Any, Any], *, echo: bool = False) -> Hosted:
+        """An attempt, ready to begin."""
+        config = spaces.build(spaces.settle(self.space, order.point))
+        if self.space.target is dict:
+            config = {**order.point, **config}  # values that the objective is going to ask for by itself
+        run = Run(order.seed, order.trial, self.key, order.state, kept=cache)
+        searched = bool(order.point)
+        return Hosted(self.objective, config, run, metric=self.metric, searched=searched, echo=echo)
+
+
+class Hosted:
+    """A trial at work: its generator, the global random generators as they are for it, and what it prints.
+
+    `random`, `numpy.random` and torch's default generator are seeded by the trial's seed, so that code that uses them
+    gives the same numbers on a worker that has run other trials before.
+    """
+
+    def __init__(
+        self,
+        objective: Callable[..., Any],
+        config: Any,
+        run: Run,
+        *,
+        metric: str = "",
+        searched: bool = False,
+        echo: bool = False,
+    ) -> None:
+        """Nothing of the objective runs yet.
+
+        Args:
+            objective: a generator, or a function that calls `run.report` or returns its result.
+            config: its configuration.
+            run: what it is given beside it.
+            metric: what a number that it returns is called.
+            searched: values were chosen by a search; if they are bad input, it is this trial alone that fails.
+            echo: what it prints goes to standard error, too.
+        """
+        self.run = run
+        self.state: Tree | None = run.state
+        self.state_step = 0
+        self._last = -1
+        self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
+        self._searched = searched
+        self._printed = _Printed(sys.stderr if echo else None)
+        self._random: _Random | None = None
+
+    def advance(self, answer: Any) -> Report | Units | Completed | Raised:
+        """Let the objective go on to its next report, its units, or its end.
+
+        Raises:
+            BilevelError: the run's trouble (a full disk, no cluster, bad input), not the trial's.
+        """
+        with self._own_random(), self._printed.taken():
+            try:
+                said = self._generator.send(answer)
+            except StopIteration:
+                return Completed()
+            except TrialFailed as error:
+                return Raised(str(error))
+            except BilevelError as error:
+                if not self._searched:
+                    raise
+                return raised(error)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 the user's code: whatever it raises ends this trial alone
+                return raised(error)
+            problem = self._unfit(said)
+            if problem is not None:
+                self._generator.close()
+                return Raised(problem)
+        if isinstance(said, Report):
+            self._last = said.step
+            if said.state is not None:
+                self.state, self.state_step = said.state, said.step
+        return said
+
+    def output(self) -> str:
+        """What it has printed since the last call."""
+        return self._printed.collect()
+
+    def close(self) -> None:
+        """End the objective where it stands."""
+        with self._own_random(), self._printed.taken(), contextlib.suppress(Exception):
+            self._generator.close()
+
+    def _unfit(self, said: object) -> str | None:
+        """What is wrong with something that an objective yields."""
+        if isinstance(said, Units):
+            return None
+        if not isinstance(said, Report):
+            return f"yielded a {type(said).__name__}; it takes Report(...) or Units(...)"
+        if not isinstance(said.step, int) or said.step <= self._last:
+            return f"step {said.step!r} reported after step {self._last}; steps are whole numbers that grow"
+        for name, value in said.metrics.items():
+            if not isinstance(value, SupportsFloat):
+                return f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
+        return None
+
+    @contextlib.contextmanager
+    def _own_random(self) -> Iterator[None]:
+        before = _Random.here()
+        if self._random is None:
+            _seed(self.run.seed)
+        else:
+            self._random.apply()
+        try:
+            yield
+        finally:
+            self._random = _Random.here()
+            before.apply()
+
+
+def plain(report: Report) -> Report:
+    """A report as it travels: plain numbers, no state."""
+    metrics = {name: float(value) for name, value in report.metrics.items()}
+    return Report(report.step, metrics, found=report.found)
+
+
+def raised(error: BaseException) -> Raised:
+    """An exception as text."""
+    return Raised(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+
+class _Random:
+    """The states of the process's global random generators."""
+
+    def __init__(self, python: Any, numpy: Any, torch_: torch.Tensor) -> None:
+        self._states = python, numpy, torch_
+
+    @classmethod
+    def here(cls) -> _Random:
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+    def apply(self) -> None:
+        python, numpy, torch_ = self._states
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class _Printed(io.TextIOBase):
+    """What a trial prints, on its way into the trial's log."""
+
+    def __init__(self, echo: TextIO | None) -> None:
+        self._echo = echo
+        self._parts: list[str] = []
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        with contextlib.redirect_stdout(self), contextlib.redirect_stderr(self):
+            yield
+
+    def write(self, text: str) -> int:
+        self._parts.append(text)
+        if self._echo is not None:
+            self._echo.write(text)
+        return len(text)
+
+    def collect(self) -> str:
+        text, self._parts = "".join(self._parts), []
+        if len(text) > OUTPUT:
+            half = OUTPUT // 2
+            text = f"{text[:half]}\n[{len(text) - OUTPUT} characters left out]\n{text[-half:]}"
+        return text

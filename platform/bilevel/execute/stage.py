@@ -1,0 +1,260 @@
+"""Which warm actor runs which trial, and what if it dies or freezes?"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bilevel import trees
+from bilevel.events import Fault, Gone, Order, Placed, Raised, Said
+from bilevel.execute.cluster import by_value
+from bilevel.execute.crew import Crew, Member, line
+from bilevel.execute.host import Script
+from bilevel.execute.worker import Missing, Played
+
+import ray  # isort: skip # after the variables that `cluster` sets for it
+
+if TYPE_CHECKING:
+    from bilevel.execute.ray import Ray
+
+KEY = 0
+"""Of the one script that the workers of a stage know."""
+INLINE = 100_000
+"""Bytes that still travel inside a call; more goes once through Ray's object store."""
+SILENCE = 10.0
+"""Seconds without a word from a worker, after which it is looked whether its process is stopped."""
+GROWTH = 1000.0
+"""Megabytes by which a worker may have grown since its first trial; then another one takes its place."""
+STEP = 0.5
+"""Seconds between two looks at the workers."""
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A trial at a worker: computing while `ref` is there, waiting for an answer otherwise."""
+
+    order: Order
+    member: Member
+    ref: Any = None
+    heard: float = 0.0
+
+
+class RayStage:
+    """`bilevel.events.Stage` on warm Ray actors: one trial at a time on each.
+
+    Nothing is retried here: of a trial whose worker is lost the driver is told, and it decides.
+    """
+
+    def __init__(
+        self, wanted: Ray, script: Script, code: tuple[str, ...], *, threads: int, cpus: float, fresh: bool
+    ) -> None:
+        self._fresh = fresh
+        self._crew = Crew(wanted, threads, code, cpus)
+        by_value(code)
+        pickled = ray.cloudpickle.dumps(script)
+        self._script = ray.put(pickled) if len(pickled) > INLINE else pickled
+        self._queue: deque[Order] = deque()
+        self._seats: dict[int, _Seat] = {}
+        self._busy: dict[Member, _Seat] = {}
+        self._sizes: dict[Member, float] = {}
+        self._probes: dict[Any, Member] = {}
+        self._news: list[Said | Placed | Gone | Fault] = []
+        self._crew.staff()
+        self._looked = time.monotonic()
+
+    # -- the port ------------------------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> int:
+        """Workers ready now."""
+        return len(self._crew.ready())
+
+    def begin(self, order: Order) -> None:
+        """Queue an attempt, and hand it out if there is a worker for it."""
+        self._queue.append(order)
+        self._hand_out()
+
+    def answer(self, trial: int, answer: Any) -> None:  # noqa: ARG002 units do not come from here
+        """Let a trial go on after its report."""
+        seat = self._seats[trial]
+        self._call(seat, None)
+
+    def close_trial(self, trial: int) -> None:
+        """End an attempt: one that waits is told, one that computes loses its worker."""
+        self._queue = deque(order for order in self._queue if order.trial != trial)
+        seat = self._seats.pop(trial, None)
+        if seat is None:
+            return
+        del self._busy[seat.member]
+        if seat.ref is not None or self._fresh:
+            self._dismiss(seat.member)
+        else:
+            seat.member.handle.leave.remote()
+
+    def poll(self, timeout: float) -> list[Said | Placed | Gone | Fault]:
+        """What has happened, waiting at most `timeout` seconds for the first of it.
+
+        Raises:
+            ClusterFailed: no worker has been ready for too long, or none can start.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            self._look_around()
+            self._hand_out()
+            left = until - time.monotonic()
+            if not self._news:
+                self._listen(min(max(left, 0.0), STEP))
+            if self._news or left <= 0:
+                news, self._news = self._news, []
+                return news
+
+    def close(self) -> None:
+        """End the actors, and the cluster if it is ours; nothing stays running. May be called again."""
+        self._queue.clear()
+        self._seats.clear()
+        self._busy.clear()
+        self._crew.close()
+
+    # -- what is sent --------------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        if not self._queue:
+            return
+        for member in self._crew.ready():
+            if not self._queue:
+                return
+            if member not in self._busy:
+                self._seat(member, self._queue.popleft())
+
+    def _seat(self, member: Member, order: Order) -> None:
+        seat = _Seat(order, member)
+        self._seats[order.trial] = self._busy[member] = seat
+        self._call(seat, self._packed(order))
+        self._news.append(Placed(order.trial, order.attempt, str(member)))
+
+    def _packed(self, order: Order) -> Order:
+        if order.state is None:
+            return order
+        return dataclasses.replace(order, state=trees.pack(order.state))
+
+    def _call(self, seat: _Seat, order: Order | None) -> None:
+        member = seat.member
+        script = None if KEY in member.knows else self._script
+        member.knows.add(KEY)
+        seat.heard = time.monotonic()
+        seat.ref = member.handle.play.remote(KEY, order, script)
+
+    # -- what comes back -----------------------------------------------------------------------------------------------
+
+    def _listen(self, timeout: float) -> None:
+        awaited: dict[Any, Member] = {seat.ref: seat.member for seat in self._seats.values() if seat.ref is not None}
+        awaited |= {member.greeting: member for member in self._crew.members if member.hello is None}
+        awaited |= self._probes
+        if not awaited:
+            time.sleep(timeout)
+            return
+        ready, _ = ray.wait(list(awaited), num_returns=1, timeout=timeout, fetch_local=True)
+        more, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0) if ready else ([], [])
+        for ref in {*ready, *more}:
+            self._take(ref, awaited[ref])
+
+    def _take(self, ref: Any, member: Member) -> None:
+        if ref in self._probes:
+            self._probed(ref)
+        elif member.hello is None:
+            failure = self._crew.greet(member)
+            if failure:
+                self._news.append(Fault("died", f"a worker did not start: {failure}"))
+        elif member in self._busy and self._busy[member].ref == ref:
+            self._heard(self._busy[member])
+
+    def _heard(self, seat: _Seat) -> None:
+        try:
+            played = ray.get(seat.ref)
+        except ray.exceptions.RayTaskError as error:  # the actor catches what a trial raises: this could not be pickled
+            played = Played((), Raised(line(error), str(error)), "", None, 0, 0.0)
+        except ray.exceptions.RayError as error:
+            self._bury(seat.member, "died", line(error))
+            return
+        seat.ref = None
+        if isinstance(played, Missing):
+            seat.member.knows.discard(KEY)
+            self._call(seat, self._packed(seat.order))
+            return
+        order, state = seat.order, None if played.state is None else trees.unpack(played.state)
+        if played.end is not None:
+            self._leave(seat, played.megabytes)
+        self._news.append(
+            Said(order.trial, order.attempt, played.reports, None, played.end, played.output, state, played.state_step)
+        )
+
+    def _leave(self, seat: _Seat, megabytes: float) -> None:
+        """A trial has ended: its worker is free, unless it must not be used again."""
+        del self._seats[seat.order.trial]
+        del self._busy[seat.member]
+        first = self._sizes.setdefault(seat.member, megabytes)
+        if self._fresh or megabytes > first + GROWTH:
+            self._dismiss(seat.member)
+
+    # -- what is lost --------------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < STEP and self._crew.ready():
+            return
+        self._looked = now
+        self._crew.staff()
+        probed = set(self._probes.values())
+        for seat in list(self._busy.values()):
+            if seat.ref is None or now - seat.heard < SILENCE or seat.member in probed:
+                continue
+            hello = seat.member.hello
+            if hello is None:
+                continue
+            if hello.host == os.uname().nodename:
+                self._judge(seat.member, stopped(hello.pid))
+            else:
+                self._probes[_probe(hello.node, hello.pid)] = seat.member
+            seat.heard = now
+
+    def _probed(self, ref: Any) -> None:
+        member = self._probes.pop(ref)
+        try:
+            self._judge(member, ray.get(ref))
+        except ray.exceptions.RayError:  # the node is gone or frozen too: Ray will say so of the worker
+            return
+
+    def _judge(self, member: Member, frozen: bool) -> None:
+        if frozen and member in self._busy:
+            self._bury(member, "frozen", "its process is stopped")
+
+    def _bury(self, member: Member, kind: str, detail: str) -> None:
+        seat = self._busy.pop(member)
+        del self._seats[seat.order.trial]
+        self._dismiss(member, frozen=kind == "frozen")
+        self._news.append(Gone(seat.order.trial, seat.order.attempt, kind, f"{member}: {detail}"))
+
+    def _dismiss(self, member: Member, *, frozen: bool = False) -> None:
+        self._sizes.pop(member, None)
+        self._crew.dismiss(member, frozen=frozen)
+        self._crew.staff()
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process of this machine is stopped (SIGSTOP, a debugger): it will not answer, however long we wait."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except OSError:  # gone, or no /proc here: then Ray says that it died
+        return False
+    return state in ("T", "t")
+
+
+def _probe(node: str, pid: int) -> Any:
+    """Have `stopped` called on the worker's own node."""
+    there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, max_retries=0)(stopped).options(scheduling_strategy=there).remote(pid)
