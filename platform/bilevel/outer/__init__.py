@@ -1,5 +1,8 @@
 """Where to look next: a gradient step inside a run, or ask and tell across trials."""
 
 from bilevel.outer.gradient import SGD, Adam, AdamW, Cosine, Linear
+from bilevel.outer.optuna import TPE
+from bilevel.outer.pbt import PBT
+from bilevel.outer.plain import Grid, Random, Sobol
 
-__all__ = ["SGD", "Adam", "AdamW", "Cosine", "Linear"]
+__all__ = ["PBT", "SGD", "TPE", "Adam", "AdamW", "Cosine", "Grid", "Linear", "Random", "Sobol"]
