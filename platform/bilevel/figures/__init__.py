@@ -1,18 +1,30 @@
-"""What does a reviewer want to see of a run? Pure: a history in, matplotlib figures out."""
+"""What does a reviewer want to see of a run? Pure: a history in, figures out."""
+
+import dataclasses
 
 from matplotlib.figure import Figure
 
+from bilevel.figures import pictures
 from bilevel.figures.curves import History, adaptation, learning_curve
 from bilevel.figures.exhibits import exhibit
+from bilevel.figures.gallery import charts
+from bilevel.figures.search import Search, search_history
 
-__all__ = ["History", "adaptation", "draw", "exhibit", "learning_curve"]
+__all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "learning_curve", "search_history"]
 
 
-def draw(history: History) -> dict[str, Figure]:
-    """Name -> figure, of those that the history has data for: learning_curve, adaptation, exhibit."""
+def draw(history: History, search: Search | None = None) -> dict[str, Figure]:
+    """Name -> figure, of those that there is data for: learning_curve, adaptation, exhibit; of a search its charts."""
+    if search is not None and len(search.history.trials) > 1:
+        best = search.history.best()
+        number = history.best if best is None else best.number
+        history = dataclasses.replace(history, best=number, step=f"step of trial {number}")
     drawn = {
         "learning_curve": learning_curve(history),
         "adaptation": adaptation(history),
         "exhibit": exhibit(history.exhibit) if history.exhibit else None,
     }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    found = {name: figure for name, figure in drawn.items() if figure is not None}
+    if search is not None:
+        found |= {chart.name: pictures.draw(chart) for chart in charts(search)}
+    return found

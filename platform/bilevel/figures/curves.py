@@ -37,6 +37,7 @@ class History:
             adaptation steps + 1, samples, outputs]}`.
         chance: the accuracy of guessing; by default one over the outputs of an exhibit of classes.
         best: the trial whose figures are drawn; by default the one that was tested, else the first.
+        step: what a step is called.
     """
 
     reports: Reports = field(default_factory=dict)
@@ -44,6 +45,7 @@ class History:
     exhibit: Mapping[str, Any] | None = None
     chance: float | None = None
     best: int | None = None
+    step: str = "outer step"
 
     def shown(self) -> Sequence[tuple[int, Mapping[str, float]]]:
         """The reports of the trial that figures are drawn of."""
@@ -70,10 +72,10 @@ def learning_curve(history: History) -> Figure | None:
         style.scale(axis, drawn)
         if kind == "accuracy" and history.chance is not None:
             axis.axhline(history.chance, color=style.GREY, linestyle=":", label="chance")
-        axis.set_xlabel("outer step")
+        axis.set_xlabel(history.step)
         axis.set_ylabel(CALLED.get(kind, kind))
         axis.legend(frameon=False, fontsize=9)
-    figure.suptitle("Training and validation by outer step")
+    figure.suptitle(f"Training and validation by {history.step}")
     return figure
 
 

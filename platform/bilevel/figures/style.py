@@ -12,6 +12,8 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", 
 INK, GREY = "#222222", "#999999"
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
+SHADES = ("#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154")
+"""From light to dark, evenly (viridis): told apart in grey, too."""
 DECADES = 10.0  # a positive quantity that spans more than this factor is drawn on a log scale
 
 

@@ -1,0 +1,28 @@
+"""Which charts does a search have?"""
+
+from __future__ import annotations
+
+from bilevel.figures.chart import Chart
+from bilevel.figures.importance import importance
+from bilevel.figures.population import population
+from bilevel.figures.search import Search
+from bilevel.figures.values import importance_chart, parallel_coordinates, slices
+from bilevel.figures.views import best_so_far, learning_curves, pareto_front, timeline
+
+
+def charts(search: Search) -> list[Chart]:
+    """Those that there is data for, in the order in which they are read; none of a single trial."""
+    if len(search.history.trials) < 2:
+        return []
+    found = importance(search)
+    drawn = [
+        best_so_far(search),
+        pareto_front(search),
+        importance_chart(found),
+        slices(search, found),
+        parallel_coordinates(search, found),
+        learning_curves(search),
+        population(search, found),
+        timeline(search),
+    ]
+    return [chart for chart in drawn if chart is not None]
