@@ -10,30 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bilevel.batched import verify
+    from bilevel.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
     from bilevel.events import Report, Run
     from bilevel.execute import Inline, Ray
     from bilevel.learner import load
-    from bilevel.outer import SGD, Adam, AdamW
+    from bilevel.outer import CMAES, GP, NSGA2, PBT, SGD, TPE, Adam, AdamW, Grid, Random, Sobol
     from bilevel.results import Result
     from bilevel.runs import resume, run
     from bilevel.space import Learned, Space
+    from bilevel.stop import ASHA, Hyperband
     from bilevel.study import Study
     from bilevel.training import MetaTraining, meta_train
 
 # Imported when first asked for: every worker imports this package, and few of them need all of it.
 _HOMES = {
+    "ASHA": "stop",
+    "CMAES": "outer",
+    "GP": "outer",
+    "NSGA2": "outer",
+    "PBT": "outer",
     "SGD": "outer",
+    "TPE": "outer",
     "Adam": "outer",
     "AdamW": "outer",
+    "Grid": "outer",
+    "Hyperband": "stop",
     "Inline": "execute",
+    "Int": "dimensions",
     "Learned": "space",
+    "Log": "dimensions",
+    "LogInt": "dimensions",
+    "LogNormal": "dimensions",
     "MetaTraining": "training",
+    "Normal": "dimensions",
+    "OneOf": "dimensions",
+    "Random": "outer",
     "Ray": "execute",
     "Report": "events",
     "Result": "results",
     "Run": "events",
+    "Sobol": "outer",
     "Space": "space",
     "Study": "study",
+    "Uniform": "dimensions",
     "load": "learner",
     "meta_train": "training",
     "resume": "runs",
@@ -42,18 +61,35 @@ _HOMES = {
 }
 
 __all__ = [
+    "ASHA",
+    "CMAES",
+    "GP",
+    "NSGA2",
+    "PBT",
     "SGD",
+    "TPE",
     "Adam",
     "AdamW",
+    "Grid",
+    "Hyperband",
     "Inline",
+    "Int",
     "Learned",
+    "Log",
+    "LogInt",
+    "LogNormal",
     "MetaTraining",
+    "Normal",
+    "OneOf",
+    "Random",
     "Ray",
     "Report",
     "Result",
     "Run",
+    "Sobol",
     "Space",
     "Study",
+    "Uniform",
     "load",
     "meta_train",
     "resume",

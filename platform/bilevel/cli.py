@@ -18,7 +18,11 @@ EXAMPLES = """examples:
   bilevel run study.py --set rule.lr=0.1 --steps 500          with other values (any value of the space, by its path)
   bilevel run study.py:tiny --workers 0 --json                the study named `tiny`, in this process, result as JSON
   bilevel run study.py --address auto --gpus-per-worker 0.5   on an existing Ray cluster, two workers a GPU
+  bilevel run search_spaces/mlp_asha.py --trials 100          a search; trials run side by side on the workers
   bilevel resume last                                         go on after an interruption or a crash
+  bilevel extend last --trials 50                             50 trials more, with all that was learned so far
+  bilevel show last --trial 7                                 what one trial did and printed
+  bilevel report last                                         the search as one HTML page
   bilevel adapt last --support mine.npz --query new.npz       use what was learned on a task of your own
   bilevel ui                                                  look at everything in the MLflow dashboard
 """
@@ -90,8 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
     listed = command("list", commands.list_runs, "list the runs of a store")
     listed.add_argument("--json", action="store_true", help="as one JSON array")
-    show = command("show", commands.show, "show how a run stands", run=True)
+    extend = command("extend", commands.extend, "add trials to a run, finished or not", run=True)
+    extend.add_argument("--trials", type=int, required=True, metavar="N", help="how many more")
+    _where_words(extend)
+    extend.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
+    show = command("show", commands.show, "show how a run stands, or one of its trials", run=True)
     show.add_argument("--json", action="store_true", help="the JSON object that `run --json` prints")
+    show.add_argument("--trial", type=int, metavar="N", help="this trial: configuration, course, output")
+    report = command("report", commands.report, "write one HTML page of a run, to keep or to send", run=True)
+    report.add_argument("--output", type=Path, metavar="FILE", help="where to (default: in the run's folder)")
     adapt = command("adapt", commands.adapt, "adapt what a run learned to your own task; predictions as CSV", run=True)
     adapt.add_argument(
         "--support", type=Path, required=True, metavar="FILE", help=".npz with x, y, or .csv ending in y"
@@ -134,7 +145,7 @@ def _run_words(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--steps", type=int, metavar="N", help="outer steps of a meta-training (default: the study's, as for all below)"
     )
-    run.add_argument("--trials", type=int, metavar="N", help="how many trials")
+    run.add_argument("--trials", type=int, metavar="N", help="how many trials (of a search: configurations)")
     run.add_argument("--seed", type=int, metavar="N", help="the study's seed")
     run.add_argument("--time", type=float, metavar="SECONDS", help="stop after so long")
     _where_words(run)
@@ -151,7 +162,12 @@ def _run_words(run: argparse.ArgumentParser) -> None:
 
 def _where_words(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, metavar="N", help="inner-loop workers (default: the CPUs; 0: no Ray)")
-    command.add_argument("--slots", type=int, metavar="N", help="trials in flight (default: 1)")
+    command.add_argument(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="trials in flight (default: the workers; 1 if the objective spreads its work)",
+    )
     command.add_argument("--address", metavar="A", help="an existing Ray cluster, host:port or auto")
     command.add_argument(
         "--track", metavar="URI", help="MLflow tracking URI (default: a database in the store); or none"

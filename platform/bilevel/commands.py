@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,13 +22,16 @@ from rich.table import Table
 from bilevel import audit as audits
 from bilevel import doctor as doctors
 from bilevel import history as histories
-from bilevel import learner, results, runs, sources, terminal
+from bilevel import learner, results, runs, sources, tables, terminal
+from bilevel import report as reports
 from bilevel import space as spaces
 from bilevel.errors import BadInput
 from bilevel.execute import Inline, Ray
+from bilevel.history import History
 from bilevel.record import folder as folders
 from bilevel.record import tracking
 from bilevel.record.folder import RunFolder
+from bilevel.record.shelf import Shelf
 from bilevel.results import Result
 from bilevel.runs import On
 from bilevel.training import MetaTraining
@@ -62,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             store=arguments.store,
             track=arguments.track,
             seconds=arguments.time,
-            slots=arguments.slots or 1,
+            slots=arguments.slots,
             watch=screen,
             source=source,
             changes=changes,
@@ -72,6 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run."""
+    return _go_on(arguments, 0)
+
+
+def extend(arguments: argparse.Namespace) -> int:
+    """More trials for a run, finished or not."""
+    if arguments.trials < 1:
+        raise BadInput(f"--trials {arguments.trials}: give how many more, from 1 on")
+    return _go_on(arguments, arguments.trials)
+
+
+def _go_on(arguments: argparse.Namespace, more: int) -> int:
     given = arguments.workers is not None or arguments.address is not None
     with terminal.Screen() as screen:
         result = runs.resume(
@@ -79,9 +95,10 @@ def resume(arguments: argparse.Namespace) -> int:
             store=arguments.store,
             on=_on(arguments) if given else None,
             track=arguments.track,
-            slots=arguments.slots or 1,
+            slots=arguments.slots,
             watch=screen,
             new_code=arguments.new_code,
+            more=more,
         )
     return _done(result, arguments)
 
@@ -148,19 +165,57 @@ def show(arguments: argparse.Namespace) -> int:
     folder = folders.find(arguments.store, arguments.run)
     history = histories.replay(folder.events())
     document = dict(history.result or results.result(folder, history, results.standing(folder, history)))
+    if arguments.trial is not None:
+        return _show_trial(folder, history, arguments)
     if arguments.json:
         sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
         return 0
     out = _out()
     out.print(f"[bold]{folder.run_id}[/bold]  {folder.path}")
     out.print(terminal.results(document))
-    for trial in history.trials.values():
-        line = f"trial {trial.number}: {trial.state}, step {trial.step}"
-        out.print(line + (f" ({trial.reason})" if trial.reason else ""), markup=False)
-    if document["best"] is not None:
-        out.print(_config(document["best"]["config"]))
+    if len(history.trials) > 1:
+        out.print(tables.search(results.search(folder)))
+    else:
+        for trial in history.trials.values():
+            line = f"trial {trial.number}: {trial.state}, step {trial.step}"
+            out.print(line + (f" ({trial.reason})" if trial.reason else ""), markup=False)
+        if document["best"] is not None:
+            out.print(_config(document["best"]["config"]))
     out.print(f"fingerprint {document['fingerprint']}", style="dim")
     _pages(out, folder.path)
+    return 0
+
+
+def _show_trial(folder: RunFolder, history: History, arguments: argparse.Namespace) -> int:
+    """One trial: what was tried, where, how it went, and what it printed."""
+    number = arguments.trial
+    if number not in history.trials:
+        raise BadInput(f"{folder.run_id}: no trial {number}; it has 0 to {len(history.trials) - 1}")
+    if arguments.json:
+        trial = dataclasses.asdict(history.trials[number])
+        sys.stdout.write(json.dumps({name: _finite(value) for name, value in trial.items()}, allow_nan=False) + "\n")
+        return 0
+    texts = [Shelf(folder).log_of(number), folder.path / "errors" / f"trial-{number:04d}.txt"]
+    said = "".join(path.read_text(encoding="utf-8", errors="replace") for path in texts if path.is_file())
+    _out().print(tables.trial(results.search(folder), number, said))
+    return 0
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """One HTML page of a run, to keep or to send."""
+    folder = folders.find(arguments.store, arguments.run)
+    path = arguments.output or folder.path / "report.html"
+    document = folder.document()
+    written = reports.write(results.search(folder), path, title=f"{document['name']}, run {folder.run_id}")
+    _out().print(str(written))
     return 0
 
 

@@ -147,7 +147,7 @@ class History:
         return leaders[0].trial if leaders else None
 
     def leaders(self, count: int | None = None) -> list[Leader]:
-        """Configurations from the best on: feasible ones first, those that were confirmed before those that were not.
+        """Configurations from the best on: confirmed ones first, then feasible ones, then those that were not stopped.
 
         A configuration with several seeds counts by their mean; a confirmed one by its confirmations alone, for the
         value that made it a leader was lucky.
@@ -157,12 +157,13 @@ class History:
             if trial.objective is not None and trial.state != "failed":
                 groups.setdefault(trial.group, []).append(trial)
         sign = 1 if self.minimize else -1
-        ranked: list[tuple[tuple[bool, float, float, int], Leader]] = []
+        ranked: list[tuple[tuple[bool, float, bool, float, int], Leader]] = []
         for trials in groups.values():
             again = [trial for trial in trials if trial.confirms]
             mean, half = _interval([float(trial.objective or 0.0) for trial in again or trials])
             violation = sum(trial.violation for trial in trials) / len(trials)
-            key = (not again, violation, sign * mean, trials[0].number)
+            stopped = any(trial.state == "stopped" for trial in again or trials)
+            key = (not again, violation, stopped, sign * mean, trials[0].number)
             ranked.append((key, Leader(trials[0], mean, half, len(again or trials))))
         ranked.sort(key=lambda item: item[0])
         return [leader for _, leader in ranked[:count]]
