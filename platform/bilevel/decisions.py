@@ -118,6 +118,8 @@ class Decisions:
                 self._diverged.discard(event.trial)
                 self._stopping.pop(event.trial, None)
                 self._ends(self.history.trials[event.trial])
+            case Moved():
+                self._held.add(event.trial)  # it waits for the turn's end
             case Turned():
                 self._turn = event.turn + 1
                 self._held.clear()
@@ -201,7 +203,9 @@ class Decisions:
         ways = [1 if minimize else -1 for minimize in study.objectives.values()]
         good = [trial for trial in trials if trial.state != "failed" and trial.objective is not None]
         curve = [point for trial in trials for point in self._curves.pop(trial.number, [])]
-        told = Told(None)
+        told = Told(None, step=max(trial.step for trial in trials))
+        if any(trial.state == "stopped" for trial in good):  # those that were not saw another fidelity
+            good = [trial for trial in good if trial.state == "stopped"]
         if good:
             rows = [trial.values or (float(trial.objective or 0.0),) for trial in good]
             values = tuple(
@@ -236,7 +240,8 @@ class Decisions:
 
     def waits(self, number: int) -> bool:
         """Whether a running member waits for the others, with all that they may need of it on disk."""
-        return number in self._held and self.history.trials[number].step in self.history.trials[number].kept
+        trial = self.history.trials[number]
+        return number in self._held and (trial.step in trial.kept or trial.moved is not None)
 
     def diverged(self, number: int) -> bool:
         """A running trial has raised: whether it waits for its population's turn, to go on from another member."""
@@ -276,7 +281,7 @@ class Decisions:
         if study.target is not None and self._best <= study.sign * study.target:
             halts: list[Command] = [Halt(number, "the target is reached") for number in running]
             return halts or [Finish("completed")]
-        if self._population is not None and running and self._all_wait():
+        if self._population is not None and self._searched >= self._population.members and running and self._all_wait():
             return self._turn_over(self._population)
         room = slots - len(running) + len(self._held | self._diverged)
         commands: list[Command] = []
@@ -301,15 +306,16 @@ class Decisions:
         trials = {number: self.history.trials[number] for number in self.history.running}
         sign, metric = self.study.sign, self.study.metric
         values = {
-            number: math.nan if number in self._diverged else sign * trial.metrics.get(metric, math.nan)
+            number: math.nan if number in self._diverged or trial.moved else sign * trial.metrics.get(metric, math.nan)
             for number, trial in trials.items()
         }
         moves = population.turn(self._turn, values, {number: trial.point for number, trial in trials.items()})
-        commands: list[Command] = [
-            Moved(number, trials[move.donor].step, move.donor, self.study.config(move.point), dict(move.point))
-            for number, move in sorted(moves.items())
-            if trials[number].moved is None
-        ]
+        commands: list[Command] = []
+        for number, move in sorted(moves.items()):
+            donor = trials[move.donor]
+            point = dict(move.point) if self._allowed(move.point) else dict(donor.point)
+            if trials[number].moved is None:  # else it moved before an earlier driver died in the middle of this turn
+                commands.append(Moved(number, donor.step, move.donor, self.study.config(point), point))
         return [*commands, Turned(self._turn)]
 
     def _ask(self, number: int, ahead: int) -> Asked | None:

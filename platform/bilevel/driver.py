@@ -256,6 +256,8 @@ class Driver:
 
     def _begin(self, trial: Trial, why: str = "", detail: str = "") -> None:
         """An attempt at a trial, from what was last kept of it."""
+        if trial.moved is not None:
+            trial = self._adopt(trial)
         step, state = self._shelf.last(trial, self.history, self.watch.say)
         live = Live(trial.number, trial.attempts + 1, why, detail, state, step, kept_step=step)
         live.recorded = self._recorded(trial, step)
@@ -476,8 +478,7 @@ class Driver:
             if trial.moved is not None:
                 self._close_trial(number)
                 self._live.pop(number, None)
-                self._adopt(trial)
-                self._begin(self.history.trials[number], "moved", f"from trial {trial.moved[0]}")
+                self._begin(trial, "moved", f"from trial {trial.moved[0]}")
             elif reason is not None:
                 self._end(Live(number, trial.attempts), "failed", reason)
             elif live is not None:
@@ -485,11 +486,11 @@ class Driver:
             else:
                 self._begin(trial, "paused")
 
-    def _adopt(self, trial: Trial) -> None:
+    def _adopt(self, trial: Trial) -> Trial:
         """The donor's checkpoint becomes the member's own."""
         step, state = self._shelf.last(trial, self.history, self.watch.say)
-        live = Live(trial.number, trial.attempts, state=state, state_step=step, kept_step=-1)
-        self._checkpoint(live)
+        self._checkpoint(Live(trial.number, trial.attempts, state=state, state_step=step, kept_step=-1))
+        return self.history.trials[trial.number]
 
     # -- leaving -------------------------------------------------------------------------------------------------------
 

@@ -114,9 +114,11 @@ class History:
                     trial, attempts=event.attempt, worker=event.worker, failures=failures, deaths=deaths
                 )
             case Moved():
-                step = self.trials[event.donor].step
+                donor = self.trials[event.donor]
+                inherited = {name: getattr(donor, name) for name in ("step", "metrics", "best", "best_step")}
+                moved = (event.donor, donor.step)
                 return dataclasses.replace(
-                    trial, config=event.config, point=event.point, step=step, kept={}, moved=(event.donor, step)
+                    trial, config=event.config, point=event.point, kept={}, moved=moved, **inherited
                 )
             case Ended():
                 self.running.pop(event.trial, None)

@@ -241,7 +241,8 @@ class _Session:
         same = not before or (before[-1].hardware, before[-1].versions) == (opened.hardware, opened.versions)
         if before and not same:
             self.watch.say(f"recorded on {before[-1].hardware}, going on with {opened.hardware} (or other libraries)")
-        window = self.slots if self.study.deterministic else 0
+        populates = hasattr(self.study.search, "members")  # whose turns do not depend on timing anyway
+        window = self.slots if self.study.deterministic and not populates else 0
         driver = Driver(
             self.study,
             self.folder,

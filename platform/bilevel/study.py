@@ -252,6 +252,13 @@ def _check_search(study: Study) -> None:
                     f"Study {study.name}: {name} is for one objective, and there are {len(study.objectives)}; "
                     "leave it out, or keep one and put bounds on the others (limits)"
                 )
+    if hasattr(study.search, "members"):
+        for name, empty in (("repeats", 1), ("confirm", 0), ("plateau", None), ("stop", None)):
+            if getattr(study, name) != empty:
+                raise BadInput(
+                    f"Study {study.name}: {name} does not go with {type(study.search).__name__}, whose members live as"
+                    f" long as the study; leave {name} out, or search with TPE()"
+                )
     if study.value == "best" and len(study.objectives) > 1:
         raise BadInput(f"Study {study.name}: value='best' is for one objective; with several, each is its last value")
     for point in study.points:
