@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import posixpath
@@ -16,6 +17,9 @@ LONGEST_NAME = 250  # characters, MLflow's limit for the key of a metric, parame
 LONGEST_PARAM = 6000
 LONGEST_TAG = 8000
 STATUS = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+COMPARED = 50  # trials named in the link that compares them
+MOVES = 50  # of a member of a population, that its tag names
+_CHOICE = re.compile(r"\[[^]]*]")
 _REFUSED = re.compile(r"[^/\w.\- :]")
 _BY_STEP = re.compile(r"(?P<curve>test.*)@(?P<step>\d+)")
 
@@ -51,6 +55,18 @@ class Page:
     """The study's result; figures and model are to be uploaded with it."""
 
 
+@dataclass
+class _Open:
+    """What is remembered of a run that has not ended."""
+
+    born: int
+    identity: dict[str, str]
+    curves: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    """The searched values that are numbers, by path."""
+    moves: list[str] = field(default_factory=list)
+
+
 class Projection:
     """Collects pages from journal entries: `None` is the study's (the parent), a number is a trial's (a child)."""
 
@@ -59,8 +75,11 @@ class Projection:
         self.run_id = ""
         self.minimize = True
         self.pages: dict[int | None, Page] = {}
-        self._born: dict[int | None, tuple[int, dict[str, str]]] = {}
-        self._curves: dict[int, dict[str, float]] = {}
+        self._open: dict[int | None, _Open] = {}
+        self._leaders: list[tuple[tuple[float, float, int], int]] = []  # a heap, the worst of them first
+        self._log: frozenset[str] = frozenset()
+        self._best: set[str] = set()
+        self._population = False
         self._faults = 0
 
     def turn(self) -> dict[int | None, Page]:
@@ -74,84 +93,178 @@ class Projection:
         if act is not None:
             act(entry.event, round(entry.t * 1000))
 
-    # -- one method per event ------------------------------------------------------------------------------------------
+    def leaders(self) -> list[int]:
+        """The trials that did best so far, at most `COMPARED`, the best first."""
+        return [trial for _, trial in sorted(self._leaders, reverse=True)]
+
+    # -- one method per event: the study -------------------------------------------------------------------------------
 
     def _started(self, event: dict[str, Any], now: int) -> None:
         self.study, self.run_id, self.minimize = event["study"], event["run_id"], event["minimize"]
-        self._born[None] = (now, {"bilevel.kind": "study", "bilevel.run_id": self.run_id})
-        direction = "minimize" if self.minimize else "maximize"
-        self._page(None).tags |= {"bilevel.seed": str(event["seed"]), f"bilevel.{direction}": event["metric"]}
+        self._log = frozenset(event.get("log", ()))
+        self._open[None] = _Open(now, {"bilevel.kind": "study", "bilevel.run_id": self.run_id})
+        ways = event.get("objectives") or {event["metric"]: "minimize" if self.minimize else "maximize"}
+        page = self._page(None)
+        page.tags["bilevel.seed"] = str(event["seed"])
+        for way in ("minimize", "maximize"):
+            names = [name for name, wanted in ways.items() if wanted == way]
+            page.tags |= {f"bilevel.{way}": text(", ".join(names))} if names else {}
 
     def _opened(self, event: dict[str, Any], _: int) -> None:
         page = self._page(None)
         page.source = True
-        page.tags |= {f"bilevel.version.{name}": str(version) for name, version in event["versions"].items()}
+        page.tags |= {allowed(f"bilevel.version.{name}"): str(version) for name, version in event["versions"].items()}
         page.tags |= {"bilevel.hardware": str(event["hardware"]), "bilevel.code": str(event["code"])}
         page.tags["bilevel.workers"] = str(event["workers"])
         git = event.get("git")
         if git is not None:
             page.tags |= {"mlflow.source.git.commit": str(git.get("commit")), "bilevel.git.commit": str(git["commit"])}
             page.tags["bilevel.git.dirty"] = json.dumps(bool(git.get("dirty")))
-        for run in self._born:  # those still open: after an interruption they are at work again
-            self._page(run).status, self._page(run).since = "RUNNING", None
-
-    def _asked(self, event: dict[str, Any], now: int) -> None:
-        trial = event["trial"]
-        self._born.setdefault(trial, (now, {"bilevel.kind": "trial", "bilevel.trial": str(trial)}))
-        page = self._page(trial)
-        page.params |= {allowed(path): _text(value, LONGEST_PARAM) for path, value in event["config"].items()}
-        page.tags["bilevel.seed"] = str(event["seed"])
-
-    def _reported(self, event: dict[str, Any], now: int) -> None:
-        page = self._page(event["trial"])
-        for name, value in event["metrics"].items():
-            page.points.append(Point(allowed(name), float(value), now, event["step"]))
-            if _BY_STEP.fullmatch(name):
-                self._curves.setdefault(event["trial"], {})[name] = float(value)
+        self._leave("RUNNING", None)  # those still open: after an interruption they are at work again
 
     def _fault(self, event: dict[str, Any], _: int) -> None:
         self._faults += 1
-        self._page(None).tags |= {"bilevel.faults": str(self._faults), "bilevel.last_fault": _text(event, 500)}
-
-    def _ended(self, event: dict[str, Any], now: int) -> None:
-        trial = event["trial"]
-        page = self._page(trial)
-        page.status, page.since = STATUS[event["state"]], now
-        page.tags["bilevel.state"] = event["state"]
-        page.tags |= {f"bilevel.{name}": _text(event[name]) for name in ("reason", "learned") if event.get(name)}
-        if event["objective"] is not None:
-            page.points.append(Point("objective", float(event["objective"]), now, event["step"]))
-        page.points += curves(self._curves.pop(trial, {}), now)
-        del self._born[trial]
+        self._page(None).tags |= {"bilevel.faults": str(self._faults), "bilevel.last_fault": text(event, 500)}
 
     def _interrupted(self, event: dict[str, Any], now: int) -> None:
-        for run in self._born:
-            self._page(run).status, self._page(run).since = "KILLED", now
-        self._page(None).tags["bilevel.status"] = f"interrupted: {event['reason']}; can be resumed"
+        self._leave("KILLED", now)
+        self._page(None).tags["bilevel.status"] = text(f"interrupted: {event['reason']}; can be resumed")
 
     def _finished(self, event: dict[str, Any], now: int) -> None:
+        self._leave("KILLED", now)  # nothing stays RUNNING
         page, result = self._page(None), event["result"]
         page.status, page.since, page.result = STATUS[event["status"]], now, result
         trials = sum(result.get("trials", {}).values())
         numbers = {name: value for name, value in result.get("metrics", {}).items() if value is not None}
         page.points += [Point(allowed(name), float(value), now, trials) for name, value in numbers.items()]
         page.points += curves(numbers, now)
-        page.tags |= {"bilevel.status": event["status"], "mlflow.note.content": note(self.run_id, result)}
+        page.tags["bilevel.status"] = event["status"]
         if result.get("fingerprint"):
             page.tags["bilevel.fingerprint"] = str(result["fingerprint"])
         best = result.get("best")
         if best:
-            page.tags |= {f"bilevel.best.{allowed(path)}": _text(value) for path, value in best["config"].items()}
+            tags = {allowed(f"bilevel.best.{path}"): text(value) for path, value in best["config"].items()}
+            page.tags |= dict.fromkeys(self._best - tags.keys(), "") | tags  # an extended study may have another best
             page.tags["bilevel.best_trial"] = str(best["trial"])
+            self._best = set(tags)
             if best["objective"] is not None:
                 page.points.append(Point("objective", float(best["objective"]), now, trials))
 
+    # -- its trials ----------------------------------------------------------------------------------------------------
+
+    def _asked(self, event: dict[str, Any], now: int) -> None:
+        trial = event["trial"]
+        numbers = _numbers(event["config"], event.get("point", {}))
+        identity = {"bilevel.kind": "trial", "bilevel.trial": str(trial)}
+        self._open[trial] = _Open(now, identity, numbers=numbers)
+        page = self._page(trial)
+        page.params |= {allowed(path): text(value, LONGEST_PARAM) for path, value in event["config"].items()}
+        page.params |= {
+            allowed(f"log10_{path}"): f"{math.log10(value):.6g}"
+            for path, value in numbers.items()
+            if path in self._log and value > 0
+        }
+        page.tags["bilevel.seed"] = str(event["seed"])
+        if event.get("of") is not None:
+            page.tags["bilevel.confirms" if event.get("confirms") else "bilevel.repeats"] = str(event["of"])
+        if self._population:
+            self._chart(trial, numbers, now, 0)
+
+    def _begun(self, event: dict[str, Any], _: int) -> None:
+        page = self._page(event["trial"])
+        page.status, page.since = "RUNNING", None
+        page.tags |= {"bilevel.attempt": str(event["attempt"]), "bilevel.worker": text(event["worker"], 500)}
+        if event.get("why"):
+            why = ": ".join(part for part in (event["why"], event.get("detail")) if part)
+            page.tags["bilevel.attempt_why"] = text(why, 500)
+
+    def _moved(self, event: dict[str, Any], now: int) -> None:
+        """A param cannot change in MLflow: what a member's values were is a chart of metrics and a tag."""
+        self._turned(event, now)
+        trial, step = event["trial"], event["step"]
+        own = self._open[trial]
+        before, own.numbers = own.numbers, _numbers(event["config"], event["point"])
+        changed = {path: value for path, value in own.numbers.items() if value != before.get(path)}
+        self._chart(
+            trial, {path: before[path] for path in changed if path in before}, now - 1, step
+        )  # a step, no slope
+        self._chart(trial, changed, now, step)
+        own.moves.append(f"step {step} from trial {event['donor']}")
+        self._page(trial).tags["bilevel.moved"] = text("; ".join(own.moves[-MOVES:]))
+
+    def _turned(self, _: dict[str, Any], __: int) -> None:
+        """The study is a population: its charts begin where its members did."""
+        if not self._population:
+            self._population = True
+            for trial, own in self._open.items():
+                if trial is not None:
+                    self._chart(trial, own.numbers, own.born, 0)
+
+    def _reported(self, event: dict[str, Any], now: int) -> None:
+        page = self._page(event["trial"])
+        for name, value in event["metrics"].items():
+            page.points.append(Point(allowed(name), float(value), now, event["step"]))
+            if _BY_STEP.fullmatch(name):
+                self._open[event["trial"]].curves[name] = float(value)
+        for name, said in event.get("found", {}).items():
+            page.params[allowed(name)] = text(said["value"], LONGEST_PARAM)
+
+    def _ended(self, event: dict[str, Any], now: int) -> None:
+        trial, step = event["trial"], event["step"]
+        page, own = self._page(trial), self._open.pop(trial)
+        page.status, page.since = STATUS[event["state"]], now
+        page.tags["bilevel.state"] = event["state"]
+        page.tags |= {f"bilevel.{name}": text(event[name]) for name in ("reason", "learned") if event.get(name)}
+        violation = float(event.get("violation") or 0.0)
+        if violation:
+            page.points.append(Point("violation", violation, now, step))
+        if event["objective"] is not None:
+            objective = float(event["objective"])
+            page.points.append(Point("objective", objective, now, step))
+            if event["state"] != "failed":
+                self._rank(trial, violation, objective)
+        page.points += curves(own.curves, now)
+        if self._population:
+            page.points += _chart(own.numbers, now, step)
+
+    # -- what they share -----------------------------------------------------------------------------------------------
+
     def _page(self, run: int | None) -> Page:
         if run not in self.pages:
-            born, identity = self._born[run]
+            own = self._open[run]
             name = self.run_id if run is None else f"trial {run}"
-            self.pages[run] = Page(name=name, identity=identity, born=born)
+            self.pages[run] = Page(name=name, identity=own.identity, born=own.born)
         return self.pages[run]
+
+    def _leave(self, status: str, since: int | None) -> None:
+        """Give all that has not ended a status."""
+        for run in self._open:
+            page = self._page(run)
+            page.status, page.since = status, since
+
+    def _chart(self, trial: int, numbers: Mapping[str, float], now: int, step: int) -> None:
+        self._page(trial).points += _chart(numbers, now, step)
+
+    def _rank(self, trial: int, violation: float, objective: float) -> None:
+        key = (-violation, -objective if self.minimize else objective, -trial)
+        heapq.heappush(self._leaders, (key, trial))
+        if len(self._leaders) > COMPARED:
+            heapq.heappop(self._leaders)
+
+
+def _chart(numbers: Mapping[str, float], now: int, step: int) -> list[Point]:
+    return [Point(allowed(f"config/{path}"), float(value), now, step) for path, value in numbers.items()]
+
+
+def _numbers(config: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float]:
+    """The searched values of a configuration that are numbers, by path."""
+    values = {path: config.get(path) for path in paths(point)}
+    return {path: value for path, value in values.items() if isinstance(value, int | float) and type(value) is not bool}
+
+
+def paths(point: Mapping[str, Any]) -> list[str]:
+    """Where searched values lie in a configuration; a parameter `opt[Adam].lr` lies at `opt.lr`."""
+    return [_CHOICE.sub("", name) for name in point]
 
 
 def allowed(name: str) -> str:
@@ -172,30 +285,8 @@ def curves(metrics: Mapping[str, float], now: int) -> list[Point]:
     ]
 
 
-def note(run_id: str, result: Mapping[str, Any]) -> str:
-    """The study's page in Markdown: what came out, for somebody who opens the run in the dashboard."""
-    best = result.get("best")
-    trials = ", ".join(f"{count} {state}" for state, count in result.get("trials", {}).items() if count)
-    lines = [f"**{result.get('study', run_id)}**: {result.get('status')}; trials: {trials or 'none'}"]
-    if best:
-        lines.append(f"Best: trial {best['trial']}, objective {_number(best['objective'])}")
-    metrics = result.get("metrics", {})
-    rows = []
-    for name, value in metrics.items():
-        stem, at, step = name.partition("@")
-        if stem.endswith("_ci95") or not name.startswith("test"):
-            continue
-        half = metrics.get(f"{stem}_ci95{at}{step}")
-        rows.append(f"| {name} | {_number(value)} | {'' if half is None else '± ' + _number(half)} |")
-    if rows:
-        lines += ["", "| over the test episodes | value | 95 % interval |", "|---|---|---|", *rows[:100]]
-    return "\n".join(lines)[:LONGEST_TAG]
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None or not math.isfinite(value) else f"{value:.4g}"
-
-
-def _text(value: Any, longest: int = LONGEST_TAG) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def text(value: Any, longest: int = LONGEST_TAG) -> str:
+    """A value as text that every database takes: no lone surrogates, no NUL."""
+    words = value if isinstance(value, str) else json.dumps(value)
+    words = words.encode(errors="replace").decode().replace("\0", "?")
+    return words if len(words) <= longest else words[: longest - 1] + "…"

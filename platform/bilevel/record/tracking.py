@@ -226,13 +226,13 @@ def links(
         base: the server, e.g. `http://127.0.0.1:5000`; credentials in it are dropped.
         experiment: MLflow's id of the experiment.
         study: MLflow's id of the parent run.
-        trials: MLflow's ids of children, for the page that compares them.
+        trials: MLflow's ids of children, for the page that compares them (those that did best).
         minimize: whether the smaller objective comes first.
     """
     parts = urlsplit(base)
     host = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     runs = f"{host}/#/experiments/{experiment}/runs"
-    only_trials = quote("tags.`bilevel.kind` = 'trial'", safe="")
+    only_trials = quote(f"tags.`bilevel.kind` = 'trial' and tags.`mlflow.parentRunId` = '{study}'", safe="")
     order = f"orderByKey={quote('metrics.`objective`', safe='.')}&orderByAsc={'true' if minimize else 'false'}"
     found = {
         "study": f"{runs}/{study}",

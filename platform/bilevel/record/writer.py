@@ -13,19 +13,21 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from bilevel.history import replay
 from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, first_line, locked
-from bilevel.record.projection import Projection
+from bilevel.record.note import note
+from bilevel.record.projection import Page, Projection, text
 from bilevel.record.tracking import STATUS_FILE, redact
 
 CHUNK = 1000  # journal entries between two cursors
 LOOK_EVERY = 1.0  # seconds between looks at the journal
 LONGEST_WAIT = 15.0  # seconds between attempts during an outage
-COMPARED = 50  # children named in the link that compares them
 
 _log = logging.getLogger("bilevel.record.writer")
 
@@ -61,11 +63,17 @@ class Status:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._said: dict[str, Any] = {"pid": os.getpid(), "synced": 0, "behind": 0, "problem": None}
+        self._lines = self._read = 0  # of the journal, as far as it was looked at
 
     def say(self, **news: Any) -> None:
-        """Replace the file if there is news."""
+        """Replace the file."""
         said = {**self._said, **news}
-        said["behind"] = max(0, (self._folder / "journal.jsonl").read_bytes().count(b"\n") - said["synced"])
+        with (self._folder / "journal.jsonl").open("rb") as journal:
+            journal.seek(self._read)
+            for block in iter(lambda: journal.read(1 << 20), b""):
+                self._lines += block.count(b"\n")
+                self._read += len(block)
+        said["behind"] = max(0, self._lines - said["synced"])
         if said["problem"] != self._said["problem"]:
             _log.warning("%s", said["problem"] or "writing again")
         self._said = said
@@ -90,8 +98,9 @@ def follow(ledger: Ledger, folder: Path, control: Control, status: Status) -> No
             if seen <= cursor:
                 projection.turn()
         if cursor is not None and seen > cursor:
-            ledger.write(projection.turn())
-            ledger.mark(seen)
+            pages = projection.turn()
+            _annotate(pages, folder)
+            ledger.write(pages, seen)
             cursor = seen
         status.say(synced=seen, problem=_refusals(ledger), **_pages(ledger, projection))
         if seen == before:
@@ -164,12 +173,19 @@ class _Redacting:
         return getattr(self._stream, name)
 
 
+def _annotate(pages: Mapping[int | None, Page], folder: Path) -> None:
+    """Put what people read first on the page of a study that has ended."""
+    page = pages.get(None)
+    if page is not None and page.result is not None:
+        history = replay(entry.typed() for entry in read(folder / "journal.jsonl"))
+        page.tags["mlflow.note.content"] = text(note(folder.name, page.result, history))
+
+
 def _pages(ledger: Ledger, projection: Projection) -> dict[str, Any]:
-    children = [run for number, run in sorted((n, r) for n, r in ledger.runs.items() if n is not None)]
     return {
         "experiment": ledger.experiment,
         "study": ledger.runs.get(None),
-        "trials": children[:COMPARED],
+        "trials": [ledger.runs[trial] for trial in projection.leaders() if trial in ledger.runs],
         "minimize": projection.minimize,
     }
 

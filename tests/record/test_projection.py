@@ -1,0 +1,216 @@
+"""What of a journal goes into which MLflow run?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import journals
+from bilevel.events import Asked, Begun, Ended, Event, Finished, Interrupted, Reported, Started
+from bilevel.record.journal import Entry
+from bilevel.record.projection import COMPARED, LONGEST_NAME, Page, Projection, allowed
+
+
+def taken(events: list[Event]) -> Projection:
+    projection = Projection()
+    for n, event in enumerate(events):
+        fields = {"event": type(event).__name__.lower(), **vars(event)}
+        projection.take(Entry(n, 100.0 + n, fields, 0))
+    return projection
+
+
+def project(*events: Any) -> dict[int | None, Page]:
+    return taken(list(events)).turn()
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("test/accuracy@3", "test/accuracy at 3"),
+        ("rule.init.by.lr", "rule.init.by.lr"),
+        ("größe(m²)", "größe_m²_"),
+        ("a//b", "a__b"),
+        ("../x", "___x"),
+        ("x" * 300, "x" * LONGEST_NAME),
+    ],
+)
+def test_names_are_ones_that_mlflow_takes(name: str, taken: str) -> None:
+    assert allowed(name) == taken
+
+
+def test_a_trial_becomes_a_page_with_params_points_and_its_fate() -> None:
+    page = project(*journals.beginning(), *journals.trial(0, 2))[0]
+    assert page.params == {"rule.lr": "0.1", "rule.steps": "5", "name": "x"}
+    assert page.identity == {"bilevel.kind": "trial", "bilevel.trial": "0"}
+    assert (page.status, page.tags["bilevel.state"], page.tags["bilevel.learned"]) == (
+        "FINISHED",
+        "completed",
+        "e" * 64,
+    )
+    assert ("train/loss", 1.0, 103_000, 1) in page.points
+    assert ("objective", 0.5, 106_000, 2) in page.points
+    curve = [(p.step, p.value) for p in page.points if p.name == "test/accuracy by adaptation step"]
+    assert curve == [(0, 0.2), (1, 0.9)]
+
+
+@pytest.mark.parametrize(("state", "status"), [("completed", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")])
+def test_fates_have_a_status(state: str, status: str) -> None:
+    ended = Ended(0, state, 1, None, "loss is nan")
+    page = project(*journals.beginning(), Asked(0, {}, 1), ended)[0]
+    assert (page.status, page.tags["bilevel.state"], page.tags["bilevel.reason"]) == (status, state, "loss is nan")
+    assert page.points == []
+
+
+def test_an_interrupted_run_is_killed_until_it_is_opened_again() -> None:
+    events = [*journals.beginning(), Asked(0, {}, 1), Asked(1, {}, 2), Ended(1, "completed", 1, 0.5)]
+    left = project(*events, Interrupted("SIGINT"))
+    assert {number: page.status for number, page in left.items()} == {None: "KILLED", 0: "KILLED", 1: "FINISHED"}
+    back = project(*events, Interrupted("SIGINT"), journals.beginning()[1])
+    assert {number: page.status for number, page in back.items()} == {None: "RUNNING", 0: "RUNNING", 1: "FINISHED"}
+
+
+def test_the_study_carries_its_result() -> None:
+    page = project(*journals.beginning(), *journals.trial(0, 1), *journals.end(1))[None]
+    assert page.identity == {"bilevel.kind": "study", "bilevel.run_id": "20260102-030405-tiny-abcd"}
+    assert page.tags["mlflow.source.git.commit"] == "abc123"
+    assert page.tags["bilevel.git.dirty"] == "true"
+    assert page.tags["bilevel.best.rule.lr"] == "0.1"
+    assert page.tags["bilevel.faults"] == "1"
+    assert {(p.name, p.value) for p in page.points} >= {("objective", 0.25), ("test/accuracy at 1", 0.9)}
+
+
+def test_what_is_projected_does_not_depend_on_where_the_reader_began() -> None:
+    whole, parts = Projection(), Projection()
+    events = [*journals.beginning(), *journals.trial(0, 5), *journals.trial(1, 5), *journals.end(2)]
+    gathered: list[Any] = []
+    for n, event in enumerate(events):
+        entry = Entry(n, 100.0 + n, {"event": type(event).__name__.lower(), **vars(event)}, 0)
+        whole.take(entry)
+        parts.take(entry)
+        gathered += [(number, point) for number, page in parts.turn().items() for point in page.points]
+    assert sorted(gathered, key=str) == sorted(
+        ((number, point) for number, page in whole.turn().items() for point in page.points), key=str
+    )
+
+
+# -- searches ----------------------------------------------------------------------------------------------------------
+
+
+def test_values_on_a_logarithmic_scale_are_there_as_logarithms_too() -> None:
+    started = Started("s", journals.RUN, "loss", True, 7, log=("lr", "opt.lr", "off"))
+    config = {"lr": 1e-3, "opt.lr": 0.2, "off": 0.0, "width": 8, "note": "x"}
+    point = {"lr": 1e-3, "opt[Adam].lr": 0.2, "off": 0.0, "width": 8}
+    params = project(started, Asked(0, config, 1, point))[0].params
+    assert params == {
+        "lr": "0.001", "opt.lr": "0.2", "off": "0.0", "width": "8", "note": "x", "log10_lr": "-3",
+        "log10_opt.lr": "-0.69897",
+    }  # fmt: skip
+
+
+def test_an_attempt_is_told_with_its_worker_and_makes_a_trial_run_again() -> None:
+    events = [*journals.beginning(), Asked(0, {}, 1), Begun(0, 1, "worker 0")]
+    page = project(*events)[0]
+    assert (page.status, page.tags["bilevel.attempt"], page.tags["bilevel.worker"]) == ("RUNNING", "1", "worker 0")
+    assert "bilevel.attempt_why" not in page.tags
+    page = project(*events, Begun(0, 2, "worker 1", 3, "lost", "worker 0 died"))[0]
+    assert (page.tags["bilevel.attempt"], page.tags["bilevel.attempt_why"]) == ("2", "lost: worker 0 died")
+    page = project(*events, Interrupted("SIGINT"), journals.opened(), Begun(0, 2, "worker 1", 0, "resumed"))[0]
+    assert (page.status, page.tags["bilevel.attempt_why"]) == ("RUNNING", "resumed")
+
+
+def test_nothing_runs_after_the_end() -> None:
+    finished = journals.end(1)[1]
+    left = project(*journals.beginning(), Asked(0, {}, 1), Begun(0, 1, "w"), Asked(1, {}, 1), finished)
+    assert {number: page.status for number, page in left.items()} == {None: "FINISHED", 0: "KILLED", 1: "KILLED"}
+
+
+def test_a_repeat_names_the_trial_that_it_repeats() -> None:
+    pages = project(*journals.beginning(), Asked(3, {}, 1, of=1), Asked(4, {}, 1, of=1, confirms=True))
+    assert pages[3].tags["bilevel.repeats"] == pages[4].tags["bilevel.confirms"] == "1"
+
+
+def test_a_member_of_a_population_has_its_values_as_stairs_and_its_moves_as_a_tag() -> None:
+    pages = project(*journals.population(members=3, turns=3, every=10))
+
+    def curve(trial: int, name: str = "config/opt.lr") -> list[tuple[int, float]]:
+        points = [point for point in pages[trial].points if point.name == name]
+        return [(p.step, round(p.value, 4)) for p in sorted(points, key=lambda p: (p.step, p.milliseconds))]
+
+    assert curve(0) == [(0, 0.1), (30, 0.1)]
+    assert curve(2) == [(0, 0.025), (10, 0.025), (10, 0.08), (20, 0.08), (20, 0.144), (30, 0.144)]
+    assert pages[2].tags["bilevel.moved"] == "step 10 from trial 0; step 20 from trial 0"
+    assert "bilevel.moved" not in pages[0].tags
+    assert pages[2].params["opt.lr"] == "0.025"  # where it began: a param never changes
+    assert not [point for point in pages[1].points if point.name == "config/opt.kind"]
+    assert {page.status for page in pages.values()} == {"FINISHED"}
+
+
+def test_other_searches_have_no_stairs() -> None:
+    pages = project(*journals.halving(4))
+    assert not [point for page in pages.values() for point in page.points if point.name.startswith("config/")]
+
+
+def test_values_found_on_the_way_are_params() -> None:
+    found = {"lr": {"value": 0.1, "dimension": {"type": "Log"}}, "act": {"value": "relu", "dimension": {}}}
+    page = project(*journals.beginning(), Asked(0, {}, 1), Reported(0, 1, {"loss": 1.0}, "", found))[0]
+    assert (page.params["lr"], page.params["act"]) == ("0.1", "relu")
+
+
+def test_of_several_objectives_all_are_named_and_the_first_one_is_the_objective() -> None:
+    ways = {"loss": "minimize", "size": "minimize", "accuracy": "maximize"}
+    started = Started("s", journals.RUN, "loss", True, 7, objectives=ways)
+    metrics = {"loss": 0.5, "size": 10.0, "accuracy": 0.9}
+    ended = Ended(0, "completed", 1, 0.5, values=(0.5, 10.0, 0.9), violation=2.0)
+    pages = project(started, Asked(0, {}, 1), Reported(0, 1, metrics), ended)
+    assert pages[None].tags["bilevel.minimize"] == "loss, size"
+    assert pages[None].tags["bilevel.maximize"] == "accuracy"
+    values = {point.name: point.value for point in pages[0].points}
+    assert values == {**metrics, "objective": 0.5, "violation": 2.0}
+
+
+def test_journals_from_before_searches_are_read() -> None:
+    old = [
+        {"event": "started", "study": "s", "run_id": "r", "metric": "loss", "minimize": False, "seed": 1, "format": 1},
+        {"event": "asked", "trial": 0, "config": {"lr": 0.1}, "seed": 3},
+        {"event": "reported", "trial": 0, "step": 1, "metrics": {"loss": 1.0}, "units": ""},
+        {"event": "ended", "trial": 0, "state": "completed", "step": 1, "objective": 1.0, "reason": None,
+         "learned": None},
+    ]  # fmt: skip
+    projection = Projection()
+    for n, event in enumerate(old):
+        projection.take(Entry(n, 1.0, event, 0))
+    assert projection.turn()[0].params == {"lr": "0.1"}
+    assert projection.leaders() == [0]
+
+
+@pytest.mark.parametrize("minimize", [True, False])
+def test_the_leaders_are_the_best_feasible_ones_in_order(minimize: bool) -> None:
+    events: list[Event] = [Started("s", journals.RUN, "loss", minimize, 7)]
+    values = {n: float(n * 37 % 101) for n in range(101)}
+    for n, value in values.items():
+        state = "failed" if n == 7 else "completed"
+        events += [Asked(n, {}, 1), Ended(n, state, 1, value, violation=1.0 if n == 5 else 0.0)]
+    ranked = sorted(values, key=lambda n: values[n], reverse=not minimize)
+    wanted = [n for n in ranked if n not in (5, 7)][:COMPARED]
+    assert taken(events).leaders() == wanted
+    few = taken(events[: 2 * 9 + 1]).leaders()
+    assert len(few) == 8
+    assert few[-1] == 5
+
+
+def test_the_best_configuration_of_an_extended_study_replaces_the_last_one() -> None:
+    def finished(config: dict[str, Any]) -> Finished:
+        return Finished("completed", {"trials": {}, "best": {"trial": 0, "objective": 1.0, "config": config}})
+
+    events = [*journals.beginning(), finished({"opt": "SGD", "opt.momentum": 0.9})]
+    page = project(*events, journals.opened(), finished({"opt": "Adam"}))[None]
+    best = {name: value for name, value in page.tags.items() if name.startswith("bilevel.best.")}
+    assert best == {"bilevel.best.opt": "Adam", "bilevel.best.opt.momentum": ""}
+
+
+def test_text_is_what_any_database_takes() -> None:
+    ended = Ended(0, "failed", 1, None, "broken \udc80 and \0 bytes")
+    page = project(*journals.beginning(), Asked(0, {"path": "\udcff"}, 1), ended)[0]
+    assert page.tags["bilevel.reason"] == "broken ? and ? bytes"
+    assert page.params["path"] == "?"
