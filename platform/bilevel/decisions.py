@@ -172,9 +172,15 @@ class Decisions:
         population = self._population
         if population is None or trial.confirms:
             return False
-        done = float(trial.step) if population.by is None else trial.metrics.get(population.by, 0.0)
-        last = trial.config.get("steps")
-        if isinstance(last, int) and trial.step >= last:
+        if population.by is not None and population.by not in trial.metrics:
+            known = ", ".join(sorted(trial.metrics))
+            raise BadInput(
+                f"PBT: by={population.by!r} is not reported; trial {trial.number} reports {known}"
+                + ("; set MetaTraining(adaptations=...)" if population.by == "adaptations" else "")
+            )
+        done = float(trial.step) if population.by is None else trial.metrics[population.by]
+        ends = {"steps": float(trial.step), population.by or "": done}
+        if any(isinstance(last := trial.config.get(name), int) and at >= last for name, at in ends.items()):
             return False
         return done >= population.every * (self._turn + 1)
 

@@ -29,6 +29,8 @@ class MetaTraining:
         tasks: a distribution over tasks (`bilevel.tasks`, or any object with `episode(split, key)`).
         rule: how a model adapts to a task, with what is `Learned` (`bilevel.inner`).
         steps: outer steps.
+        adaptations: inner steps (of all tasks, all outer steps) after which it ends, if that is sooner: with a searched
+            `rule.steps`, more inner steps then do not win by costing more.
         episodes: tasks per outer step.
         test_tasks: further test distributions by name; their metrics are `test/NAME/...`.
         test_steps: inner steps at test; by default the rule's.
@@ -43,6 +45,7 @@ class MetaTraining:
     rule: Any
     steps: int
     episodes: int = 32
+    adaptations: int | None = None
     test_tasks: Mapping[str, Any] = field(default_factory=dict)
     test_steps: int | None = None
     test_episodes: int = 600
@@ -54,7 +57,7 @@ class MetaTraining:
         for name in ("steps", "episodes", "test_episodes", "validate_episodes"):
             if getattr(self, name) < 1:
                 raise BadInput(f"MetaTraining: {name} is {getattr(self, name)}; it takes at least 1")
-        for name in ("test_steps", "validate_every", "unit"):
+        for name in ("test_steps", "validate_every", "unit", "adaptations"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadInput(
                     f"MetaTraining: {name} is {getattr(self, name)}; it takes at least 1, or null for the default"
@@ -65,6 +68,11 @@ class MetaTraining:
         for name, tasks in {"tasks": self.tasks, **{f"test_tasks.{n}": t for n, t in self.test_tasks.items()}}.items():
             if not callable(getattr(tasks, "episode", None)):
                 raise BadInput(f"MetaTraining: {name} {type(tasks).__name__} has no episode(split, key)")
+
+    def done(self, step: int, adaptations: int) -> float:
+        """The fraction of the run that is behind after so many outer steps and adaptations."""
+        by_cost = adaptations / self.adaptations if self.adaptations else 0.0
+        return min(1.0, max(step / self.steps, by_cost))
 
     @property
     def judged_steps(self) -> int:
@@ -118,7 +126,7 @@ def check(config: MetaTraining, run: Run) -> None:
 def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list[Tree], None]:
     """Move what is learned, one outer step after another; validate now and then; test at the end with the best.
 
-    Reports `train/loss` (and metrics) at every step, `valid/...` at validations, `test/...@k` at the last step.
+    Reports `train/loss` (and metrics; with a budget of them also `adaptations`, the inner steps so far) at every step, `valid/...` at validations, `test/...@k` at the last step.
 
     Raises:
         TrialFailed: a loss or a gradient is not finite.
@@ -128,19 +136,26 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
     train = TrainUnit(ready, config.tasks, run.key.child("trial", run.trial, "train"))
     valid = JudgeUnit(ready, config.tasks, "valid", run.key.child("valid"), (int(ready.rule.steps),))
     state: Tree = run.state or {"step": 0, "learned": ready.start, "movers": {name: {} for name in ready.start}}
-    for step in range(state["step"] + 1, config.steps + 1):
+    cost, used = config.episodes * int(ready.rule.steps), int(state.get("adaptations", 0))
+    step = state["step"]
+    while step < config.steps and used < (config.adaptations or math.inf):
+        step, done = step + 1, config.done(step, used)
+        used += cost
+        last = step == config.steps or used >= (config.adaptations or math.inf)
         results = yield Units(train, {"learned": state["learned"]}, shards(step, config.episodes, unit))
         gradient, means = _reduce(results, config.episodes, step)
         metrics = _in_units_of(config.tasks, means)
-        state = {**state, "step": step, **_move(ready, state, gradient, (step - 1) / config.steps)}
-        if step % config.validated_every == 0 or step == config.steps:
+        if config.adaptations is not None:
+            metrics["adaptations"] = used
+        state = {**state, "step": step, "adaptations": used, **_move(ready, state, gradient, done)}
+        if step % config.validated_every == 0 or last:
             results = yield Units(valid, {"learned": state["learned"]}, shards(None, config.validate_episodes, unit))
             judged = {
                 f"valid/{name}": float(v.double().mean()) for name, v in _join(results).items() if name != "cluster"
             }
             metrics |= _in_units_of(config.tasks, judged)
             state = _keep_best(state, judged, step)
-        if step == config.steps:
+        if last:
             best = state["best"]["learned"]
             metrics |= yield from _test(config, ready, run.key, best, unit)
             exhibit = ExhibitUnit(ready, config.tasks, run.key.child("test", "tasks"), config.judged_steps)
