@@ -88,7 +88,8 @@ def study(
             free = [resumed + 2.0] * workers
             now = resumed + 2.0
             events.append((resumed, opened))
-        events.append((now, Asked(number, {"epochs": steps} | point, 1000 + number, point)))
+        config = {"epochs": steps, **{p.path: point[p.name] for p in parameters if p.name in point}}
+        events.append((now, Asked(number, config, 1000 + number, point)))
         events.append((now + 0.01, Begun(number, 1, f"worker {worker}")))
         if number in lost:
             events.append((now + 0.5, Fault("died", f"worker {worker}")))
@@ -132,6 +133,32 @@ def _several(point: Mapping[str, Any], value: float, objectives: Mapping[str, st
         return ()
     more = [float(point.get("width", 10)) * point.get("layers", 1), 0.5 + 0.1 * point.get("layers", 1)]
     return (value, *more)[: len(objectives)]
+
+
+def odd() -> dict[str, Search]:
+    """Searches at the edges of what there can be."""
+    long = "a_very_long_name_of_a_value_in_a_nested_space." * 3
+    forty = tuple(Parameter(f"layer{n}.{long if n % 9 == 0 else ''}rate", f"p{n}", Log(1e-4, 1)) for n in range(40))
+    wild = "<b>$x_1$</b> & 'y' \"z\" </script><script>alert(1)</script>"
+    only = (Parameter("act", "act", OneOf("relu", "gelu", wild)), Parameter("flag", "flag", OneOf(True, False, None)))
+
+    def flat(point: Mapping[str, Any]) -> float:
+        return 0.5 + 0.01 * len(str(point))
+
+    never: Callable[[Mapping[str, Any]], bool] = lambda point: False  # noqa: E731
+    return {
+        "none": search(study(0)),
+        "one": search(study(1)),
+        "two": search(study(2)),
+        "running": search(study(3, running=3)),
+        "failed": search(study(12, fails=lambda point: True, rungs=())),
+        "one parameter": search(study(25, MLP[:1], lambda p: abs(math.log10(p["lr"]) + 2), rungs=()), MLP[:1]),
+        "choices": search(study(30, only, flat, metric=wild, rungs=(), fails=never), only),
+        "forty": search(study(60, forty, lambda p: p[forty[1].name], rungs=(), fails=never), forty),
+        "guessed": search(study(40, limit=0.2), None),
+        "constant": search(study(15, MLP, lambda p: 0.5, steps=1, rungs=(), fails=never)),
+        "interrupted": search([pair for pair in study(20, running=4) if not isinstance(pair[1], Finished)]),
+    }
 
 
 def population(members: int = 4, turns: int = 6, every: int = 100, seed: int = 0) -> Timed:

@@ -15,7 +15,8 @@ __all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "lear
 
 def draw(history: History, search: Search | None = None) -> dict[str, Figure]:
     """Name -> figure, of those that there is data for: learning_curve, adaptation, exhibit; of a search its charts."""
-    if search is not None and len(search.history.trials) > 1:
+    several = search is not None and len(search.history.trials) > 1
+    if search is not None and several:
         best = search.history.best()
         number = history.best if best is None else best.number
         history = dataclasses.replace(history, best=number, step=f"step of trial {number}")
@@ -25,6 +26,6 @@ def draw(history: History, search: Search | None = None) -> dict[str, Figure]:
         "exhibit": exhibit(history.exhibit) if history.exhibit else None,
     }
     found = {name: figure for name, figure in drawn.items() if figure is not None}
-    if search is not None:
+    if search is not None and several:
         found |= {chart.name: pictures.draw(chart) for chart in charts(search)}
     return found

@@ -11,9 +11,10 @@ from bilevel.figures.views import best_so_far, learning_curves, pareto_front, ti
 
 
 def charts(search: Search) -> list[Chart]:
-    """Those that there is data for, in the order in which they are read; none of a single trial."""
+    """Those that there is data for, in the order in which they are read; of a single trial its learning curve."""
     if len(search.history.trials) < 2:
-        return []
+        curve = learning_curves(search)
+        return [] if curve is None else [curve]
     found = importance(search)
     drawn = [
         best_so_far(search),

@@ -37,7 +37,7 @@ AXES = 10  # parameters among parallel coordinates
 LINES = 400  # trials among them
 BANDS = 8  # colors of lines
 BARS = 20  # parameters in the chart of importance
-ASIDE = -0.07  # where a line passes an axis whose value it does not have
+ASIDE = -0.12  # where a line passes an axis whose value it does not have
 
 
 def ordered(search: Search, found: Importance | None) -> list[Parameter]:
@@ -156,11 +156,11 @@ def parallel_coordinates(search: Search, found: Importance | None) -> Chart | No
     if len(parameters) < 2 or len(valued) < 2:
         return None
     values = np.array([float(t.objective or 0.0) for t in valued])
-    order = np.argsort(search.sign * values, kind="stable")
+    order = np.lexsort((search.sign * values, np.array([t.violation > 0 for t in valued])))
     chosen = [int(i) for i in order if i in set(thin(len(valued), LINES, order[: LINES // 8].tolist()).tolist())]
     rows = np.array([[_along(p, valued[i].point) for p in parameters] for i in chosen])
     objective, ticks = _objective_row(search, values)
-    rows = np.column_stack([rows, objective[chosen]])
+    rows, aside = np.column_stack([rows, objective[chosen]]), rows.min(axis=0) < 0
     heights = -np.arange(rows.shape[1], dtype=float)
     ends = np.array([valued[i].number for i in chosen], dtype=float)
     layers: list[Layer] = []
@@ -173,12 +173,12 @@ def parallel_coordinates(search: Search, found: Importance | None) -> Chart | No
         opacity = float(np.clip((0.9 if band < 2 else 0.45) * (1 if len(part) < 20 else 0.7), 0.2, 1))
         trials = np.repeat(ends[part], rows.shape[1] + 1)
         layers.append(Layer("line", x, y, size=1.8 if band == 0 else 1.1, opacity=opacity, shade=shade, trials=trials))
-    layers += _rulers(parameters, ticks, search.metric, (rows.min(axis=0) < 0).tolist())
+    layers += _rulers(parameters, ticks, search.metric, aside.tolist())
     caption = "Where the dark lines run through one place, that value matters; where they spread, it does not."
     if len(chosen) < len(valued):
         caption = caption[:-1] + f" ({len(chosen)} of {len(valued)} trials)."
-    hidden = Axis("", span=(-0.12, 1.05), ticks=())
-    high = Axis("", span=(-rows.shape[1] + 0.4, 0.55), ticks=())
+    hidden = Axis("", span=(-0.18 if aside.any() else -0.05, 1.05), ticks=())
+    high = Axis("", span=(-rows.shape[1] + 0.55, 0.5), ticks=())
     panel = Panel(hidden, high, tuple(layers), height=0.28 * rows.shape[1])
     scale = Scale(f"rank by {short(search.metric, 30)}", "worst", "best")
     return Chart("parallel_coordinates", "Parallel coordinates", caption, (panel,), scale, wide=True)
@@ -258,7 +258,7 @@ def importance_chart(found: Importance | None) -> Chart | None:
     bars = Layer("bars", values, y, color, size=0.62, reach=(low, high))
     names = distinct([s.parameter.name for s in shares], 26)
     ticks = tuple((float(at), name) for at, name in zip(y, names, strict=True))
-    x = Axis("share of the variation that goes with it", span=(0.0, max(1.05 * float(high.max()), 0.1)))
+    x = Axis("share of the variation", span=(0.0, max(1.05 * float(high.max()), 0.1)))
     panel = Panel(x, Axis("", span=(-len(shares) + 0.4, 0.6), ticks=ticks), (bars,), height=0.35 + 0.09 * len(shares))
     at = "" if found.step is None else f" compared at step {found.step}"
     told = f"it foretells {max(0.0, found.explained):.0%} of the variation in trials that it has not seen"

@@ -181,7 +181,7 @@ def pareto_front(search: Search) -> Chart | None:
         (x_axis, x), (y_axis, y) = (spread(names[i], values[:, i], minimize=ways[i]) for i in (a, b))
         rest = [i for i in chosen if i not in on]
         kinds: list[tuple[str, list[int], str, Marker]] = [
-            ("another is better in all", [i for i in rest if not trials[i].violation], style.SKY, "full"),
+            ("dominated", [i for i in rest if not trials[i].violation], style.SKY, "full"),
             ("breaks a limit", [i for i in rest if trials[i].violation], style.GREY, "hollow"),
         ]
         layers = [
@@ -224,9 +224,9 @@ def timeline(search: Search) -> Chart | None:
     ticks = tuple((float(i), short(name, 20)) for i, name in enumerate(names))
     every = -(-len(ticks) // LANES)
     y_axis = Axis("worker", span=(len(names) - 0.4, -0.6), ticks=ticks[::every])
-    panel = Panel(
-        Axis(f"time at work [{called}]"), y_axis, present(layers), height=float(np.clip(0.3 + len(names) / 14, 0.45, 2))
-    )
+    height = float(np.clip(0.3 + len(names) / 14, 0.45, 2))
+    x_axis = Axis(f"time at work [{called}]", span=(-0.01 * total, 1.01 * total))
+    panel = Panel(x_axis, y_axis, present(layers), height=height)
     caption = "Gaps are workers without work: with many of them, more slots or larger trials would use them better."
     return Chart("timeline", "Who computed what when", caption, (panel,), wide=True)
 

@@ -98,7 +98,7 @@ def _trace(layer: Layer, axes: tuple[str, str]) -> dict[str, Any]:
         marker["line"] = {"width": 2, "color": layer.color}
     if layer.shade is not None:
         marker |= {"color": _list(layer.shade), "colorscale": _SCALE, "cmin": 0, "cmax": 1}
-    return trace | {"mode": "markers", "marker": marker}
+    return trace | {"mode": "markers", "marker": marker, "cliponaxis": False}
 
 
 def _notes(layer: Layer) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def _notes(layer: Layer) -> list[dict[str, Any]]:
 
 def legend(chart: Chart) -> list[tuple[str, str, str]]:
     """`(kind, color, words)` of each entry; kind: line, dashed, full, hollow or cross."""
-    entries = []
+    entries: list[tuple[str, str, str]] = []
     for layer in chart.legend():
         kind = layer.marker if layer.kind == "points" else "dashed" if layer.dashed else "line"
         color = layer.color if layer.shade is None else style.SHADES[4]
