@@ -1,8 +1,8 @@
 """Where to look next: a gradient step inside a run, or ask and tell across trials."""
 
 from bilevel.outer.gradient import SGD, Adam, AdamW, Cosine, Linear
-from bilevel.outer.optuna import TPE
+from bilevel.outer.optuna import GP, NSGA2, TPE
 from bilevel.outer.pbt import PBT
 from bilevel.outer.plain import Grid, Random, Sobol
 
-__all__ = ["PBT", "SGD", "TPE", "Adam", "AdamW", "Cosine", "Grid", "Linear", "Random", "Sobol"]
+__all__ = ["GP", "NSGA2", "PBT", "SGD", "TPE", "Adam", "AdamW", "Cosine", "Grid", "Linear", "Random", "Sobol"]
