@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bilevel import space as spaces
+from bilevel.conversion.text import read
+from bilevel.dimensions import Parameter
 from bilevel.errors import BadInput
 from bilevel.events import Asked, Ended, Event, Moved, Reported, Turned
 from bilevel.history import History, Trial
+from bilevel.outer.ahead import Ahead, Pending
 from bilevel.outer.search import Point, Population, Search, Searcher, Told
 from bilevel.study import Study
 
+SLOW = 0.05
+"""Seconds to ask, from which on a search is asked ahead."""
 LEADERS = 3
 """Configurations that are confirmed."""
 REFUSALS = 1000
@@ -61,6 +67,9 @@ class Decisions:
         """Why this search, if it was chosen for the user."""
         self.search: Search | None = None
         self._searcher = self._open()
+        self._ahead: Ahead | None = None
+        self._ask_seconds = 0.0
+        self._found: dict[str, Any] = {}  # values that the objective asked for by itself: their dimensions
         self._population: Population | None = self._searcher if hasattr(self._searcher, "turn") else None  # type: ignore[assignment]
         self._stopper = study.stop.open() if study.stop is not None else None
         self._starts = self._first_points()
@@ -104,6 +113,11 @@ class Decisions:
             points.insert(0, spaces.complete(study.space, {}))
         return [dict(point) for index, point in enumerate(points) if point not in points[:index]]
 
+    @property
+    def _listener(self) -> Searcher | Ahead | None:
+        """Who is told: the search, by way of its thread if it has one."""
+        return self._ahead or self._searcher
+
     # -- what happened -------------------------------------------------------------------------------------------------
 
     def take(self, event: Event) -> None:
@@ -139,20 +153,30 @@ class Decisions:
         for point in event.refused[self._registered :]:
             self._refuse(point)
         self._registered = 0
-        if self._searcher is not None:
-            self._searcher.asked(self._next_serial, event.point)
+        if self._listener is not None:
+            self._listener.asked(self._next_serial, event.point)
         self._serials[event.trial] = self._next_serial
         self._next_serial += 1
         self._candidates += 1
 
     def _refuse(self, point: Point) -> None:
         """The search learns that a proposal of its own is not allowed."""
-        if self._searcher is not None:
-            self._searcher.asked(self._next_serial, point)
-            self._searcher.tell(self._next_serial, point, Told(None))
+        if self._listener is not None:
+            self._listener.asked(self._next_serial, point)
+            self._listener.tell(self._next_serial, point, Told(None))
         self._next_serial += 1
 
+    def _grow(self, found: Mapping[str, Any]) -> None:
+        """The objective asked for values of its own (`define_by_run`): the search learns that they are there."""
+        new = {name: said["dimension"] for name, said in found.items() if self._found.get(name) != said["dimension"]}
+        self._found |= new
+        grow = getattr(self._searcher, "grow", None)
+        if new and grow is not None:
+            grow(tuple(Parameter(name, name, read(described)) for name, described in new.items()))
+
     def _reported(self, event: Reported) -> None:
+        if event.found:
+            self._grow(event.found)
         value = event.metrics.get(self.study.metric)
         if value is None:
             return
@@ -224,8 +248,8 @@ class Decisions:
                 violation=sum(trial.violation for trial in good) / len(good),
                 curve=tuple(sorted(curve)) if len(trials) == 1 else (),
             )
-        if self._searcher is not None:
-            self._searcher.tell(self._serials.pop(first), trials[0].point, told)
+        if self._listener is not None:
+            self._listener.tell(self._serials.pop(first), trials[0].point, told)
         better = told.values is not None and not told.violation and not told.stopped and told.values[0] < self._best
         self._fruitless = 0 if better else self._fruitless + 1
         if better and told.values is not None:
@@ -300,10 +324,22 @@ class Decisions:
             if self._searcher is not None:
                 break  # the search must know of this one first
         if commands or running:
+            if room <= 0 and slots > 1 and not self.window:
+                self._think_ahead()
             return commands
         if study.confirm and not self._confirmed and self._population is None:
             return self._confirmations()
         return [Finish("completed" if self.history.best() is not None else "failed")]
+
+    def _think_ahead(self) -> None:
+        """Where asking is slow, the next answer is ready when a place is."""
+        if self._searcher is None or self._population is not None or self._ask_seconds < SLOW:
+            return
+        if self._ahead is None:
+            self._ahead = Ahead(self._searcher)
+        budget = self.study.budget
+        if budget is None or self._searched < budget * self.study.repeats:
+            self._ahead.prepare(self._next_serial)
 
     def _all_wait(self) -> bool:
         return all(self.waits(number) or number in self._diverged for number in self.history.running)
@@ -358,7 +394,7 @@ class Decisions:
         if self._candidates < len(self._starts):
             return self._starts[self._candidates]
         while len(refused) < REFUSALS:
-            point = None if searcher.done else searcher.ask(self._next_serial)
+            point = self._question(searcher)
             if point is None or self._allowed(point):
                 self._registered = len(refused)
                 return point
@@ -368,6 +404,23 @@ class Decisions:
             f"Study {self.study.name}: where refused {REFUSALS} configurations in a row, the last {dict(point or {})};"
             " make it less strict, or the space smaller"
         )
+
+    def _question(self, searcher: Searcher) -> Point | None:
+        """What the search would try next; None also while it is thinking and others run."""
+        if (self._ahead or searcher).done:
+            return None
+        if self._ahead is not None:
+            answer = self._ahead.ask(self._next_serial, wait=not self.history.running)
+            return None if isinstance(answer, Pending) else answer
+        began = time.monotonic()
+        point = searcher.ask(self._next_serial)
+        self._ask_seconds = time.monotonic() - began
+        return point
+
+    def close(self) -> None:
+        """Let go of what thinks ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _allowed(self, point: Point) -> bool:
         return self.study.where is None or bool(self.study.where(self.study.build(point)))

@@ -76,6 +76,7 @@ class Live:
     ticket: int | None = None
     units: Units | None = None
     digests: list[str] = field(default_factory=list)
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Driver:
@@ -324,7 +325,9 @@ class Driver:
 
     def _report(self, live: Live, report: Report) -> None:
         units, live.digests = "".join(live.digests), []
-        event = Reported(live.number, report.step, report.metrics, units, report.found)
+        found = {} if report.found == live.found else report.found
+        live.found = report.found
+        event = Reported(live.number, report.step, report.metrics, units, found)
         recorded = live.recorded.pop(report.step, None)
         if recorded is None:
             self.record(event)
@@ -514,6 +517,7 @@ class Driver:
     def _close(self) -> None:
         stage, self._stage = self._stage, None
         executor, self._executor = self._executor, None
+        self.decisions.close()
         for part in (stage, executor):
             if part is not None:
                 part.close()

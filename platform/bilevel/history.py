@@ -138,7 +138,7 @@ class History:
         changes: dict[str, Any] = {"step": event.step, "metrics": metrics, "best": best, "best_step": best_step}
         if event.found:
             chosen = {name: said["value"] for name, said in event.found.items()}
-            changes |= {"config": {**trial.config, **chosen}, "point": {**trial.point, **chosen}}
+            changes |= {"config": {**trial.config, **chosen}, "point": chosen}
         return dataclasses.replace(trial, **changes)
 
     # -- who is best ---------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class Study:
     @property
     def searches(self) -> bool:
         """Whether there is anything to search for."""
-        return bool(self.parameters) or self.search is not None
+        return bool(self.parameters) or self.search is not None or getattr(self.objective, "suggests", False)
 
     @property
     def budget(self) -> int | None:
@@ -171,11 +171,16 @@ class Study:
 
     def config(self, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The configuration by dotted path, of a point; without one, searched values are shown as what they are."""
-        return spaces.flatten(self.space if point is None else spaces.settle(self.space, point))
+        return spaces.flatten(self.space if point is None else self._settled(point))
 
     def build(self, point: Mapping[str, Any]) -> Any:
         """The configuration that the objective is given."""
-        return spaces.build(spaces.settle(self.space, point))
+        return spaces.build(self._settled(point))
+
+    def _settled(self, point: Mapping[str, Any]) -> Any:
+        """Values that the objective asked for by itself (`define_by_run`) are not the space's."""
+        known = {parameter.name for parameter in self.parameters}
+        return spaces.settle(self.space, {name: value for name, value in point.items() if name in known})
 
 
 def _names(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -237,8 +242,8 @@ def _check_search(study: Study) -> None:
     if study.stop is not None and not callable(getattr(study.stop, "open", None)):
         raise BadInput(f"Study {study.name}: stop={study.stop!r} is no rule; use ASHA(...) or Hyperband(...)")
     if not study.parameters:
-        for name, empty in (("points", ()), ("where", None)):
-            if getattr(study, name) not in (empty, []):
+        for name in ("points", "where"):
+            if getattr(study, name):
                 raise BadInput(f"Study {study.name}: {name} is for searched values, and the space has none")
         if study.search is not None and study.space.values:
             raise BadInput(
@@ -253,8 +258,8 @@ def _check_search(study: Study) -> None:
                     "leave it out, or keep one and put bounds on the others (limits)"
                 )
     if hasattr(study.search, "members"):
-        for name, empty in (("repeats", 1), ("confirm", 0), ("plateau", None), ("stop", None)):
-            if getattr(study, name) != empty:
+        for name in ("repeats", "confirm", "plateau", "stop"):
+            if getattr(study, name) not in (1, 0, None):
                 raise BadInput(
                     f"Study {study.name}: {name} does not go with {type(study.search).__name__}, whose members live as"
                     f" long as the study; leave {name} out, or search with TPE()"

@@ -126,7 +126,8 @@ def check(config: MetaTraining, run: Run) -> None:
 def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list[Tree], None]:
     """Move what is learned, one outer step after another; validate now and then; test at the end with the best.
 
-    Reports `train/loss` (and metrics; with a budget of them also `adaptations`, the inner steps so far) at every step, `valid/...` at validations, `test/...@k` at the last step.
+    Reports `train/loss` (and metrics) at every step, `valid/...` at validations, `test/...@k` at the last step; with a
+    budget of them also `adaptations`, the inner steps so far.
 
     Raises:
         TrialFailed: a loss or a gradient is not finite.
