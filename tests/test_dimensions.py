@@ -315,6 +315,7 @@ def test_a_parameter_is_there_when_its_choices_are_made() -> None:
         (lambda: OneOf(Space(Sgd, lr=0.1), Space(Sgd, lr=0.2)), "OneOf: 'Sgd' is there twice"),
         (lambda: OneOf(Space(Sgd), Sgd(0.3)), "may be the same value; make them one option"),
         (lambda: OneOf(0.5, Uniform(0, 1)), r"Uniform\(0, 1\) and 0.5 may be the same value; make them one option"),
+        (lambda: OneOf(0, OneOf(None, 1)), r"OneOf\(None, 1\) is a choice itself; put its options beside the others"),
         (lambda: OneOf(0.5, math.nan), r"an option is not a number \(NaN\); leave it out"),
         (lambda: OneOf("a", "b", center="c"), "OneOf: center='c' is none of its options: a, b"),
         (lambda: OneOf("a", "b").option("c"), "OneOf: no option 'c'; it has a, b"),

@@ -1,6 +1,6 @@
 """Over which values is a searched one chosen, and how do they lie in the unit interval?"""
 
-from bilevel.dimensions.choices import OneOf, label
+from bilevel.dimensions.choices import OneOf, admit, label
 from bilevel.dimensions.numbers import Int, Log, LogInt, LogNormal, Normal, Uniform
 from bilevel.dimensions.port import Dimension, Parameter, is_dimension, same
 
@@ -14,6 +14,7 @@ __all__ = [
     "OneOf",
     "Parameter",
     "Uniform",
+    "admit",
     "is_dimension",
     "label",
     "same",

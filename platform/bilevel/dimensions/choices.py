@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
-from bilevel.dimensions.port import index_of, is_dimension, same
+from bilevel.dimensions.port import Dimension, index_of, is_dimension, same
 from bilevel.errors import BadInput
 
 _LONGEST = 60
@@ -50,7 +50,9 @@ class OneOf:
         if any(isinstance(known, float) and math.isnan(known) for known in self.labels):
             raise BadInput("OneOf: an option is not a number (NaN); leave it out")
         for option in options:
-            if (other := _rival(option, self)) is not None:
+            if isinstance(option, OneOf):
+                raise BadInput(f"OneOf: {option!r} is a choice itself; put its options beside the others")
+            for other in _rivals(option, self):
                 raise BadInput(
                     f"OneOf: {_shown(option)} and {_shown(other)} may be the same value; make them one option"
                 )
@@ -105,6 +107,25 @@ class OneOf:
         raise BadInput(f"OneOf: no option {value!r}; it has {', '.join(map(str, self.labels))}")
 
 
+def admit(dimension: Dimension, value: Any) -> tuple[Any, ...]:
+    """The value as the dimension has it (Python's own, 3 for 3.0, an option's label) in a tuple; () if it has not.
+
+    An option of a choice may be given itself; a value of an option that is a dimension stands for that option.
+    """
+    value = _plain(value)
+    if isinstance(dimension, OneOf):
+        called = label(value)
+        for known, option in zip(dimension.labels, dimension.options, strict=True):
+            if same(known, called) or (is_dimension(option) and admit(option, value)):
+                return (known,)
+        return ()
+    if isinstance(value, float) and isinstance(dimension.middle, int) and value.is_integer():
+        value = int(value)
+    if not dimension.contains(value):
+        return ()
+    return (float(value) if isinstance(dimension.middle, float) else value,)
+
+
 @singledispatch
 def label(thing: Any) -> Any:
     """What records call a thing: a plain value is its own, all else is called by a name that no process changes."""
@@ -115,7 +136,8 @@ def label(thing: Any) -> Any:
     if isinstance(thing, tuple | list):
         return f"[{', '.join(map(_shown, thing))}]"
     if isinstance(thing, Mapping):
-        return f"{{{', '.join(f'{name}: {_shown(value)}' for name, value in thing.items())}}}"
+        plain = {name: value for name, value in thing.items() if not is_dimension(value)}
+        return f"{{{', '.join(f'{name}: {_shown(value)}' for name, value in plain.items())}}}"
     if is_dimension(thing):
         return repr(thing)
     if hasattr(thing, "__qualname__"):
@@ -141,14 +163,14 @@ def _own(thing: Any, field: dataclasses.Field[Any]) -> bool:
     return field.init and label(getattr(thing, field.name)) != label(default)
 
 
-def _rival(option: Any, choice: OneOf) -> Any:
-    """An option from which this one could not be told by the values in a configuration alone."""
+def _rivals(option: Any, choice: OneOf) -> list[Any]:
+    """Options from which this one could not be told by the values in a configuration alone."""
     others = [other for other in choice.options if other is not option]
     if is_dimension(option):
-        return next((other for other in others if is_dimension(other) or option.contains(label(other))), None)
+        return [other for other in others if is_dimension(other) or option.contains(label(other))]
     if dataclasses.is_dataclass(option) and not isinstance(option, type):
-        return next((other for other in others if same(label(other), label(type(option)))), None)
-    return None
+        return [other for other in others if same(label(other), label(type(option)))]
+    return []
 
 
 def _plain(option: Any) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bilevel.dimensions import Dimension, OneOf, Parameter, is_dimension, label, same
+from bilevel.dimensions import Dimension, OneOf, Parameter, admit, is_dimension, same
 from bilevel.errors import BadInput
 from bilevel.space.tree import Learned, Space, children, dot, flatten, name_of
 
@@ -61,7 +61,7 @@ def complete(space: Any, partial: Mapping[str, Any]) -> Point:
         left.pop(given, None)
         value = partial[given]
         if given != parameter.name and parameter.path == _path_of(parameter.when, known):
-            point[parameter.name] = (*_fit(dimension, value), dimension.middle)[0]  # an option that is a dimension
+            point[parameter.name] = (*admit(dimension, value), dimension.middle)[0]  # an option that is a dimension
         else:
             point[parameter.name] = _value(given, dimension, value)
     for name, value in left.items():
@@ -113,7 +113,7 @@ def _read(node: Any, config: Mapping[str, Any], path: str, name: str) -> Point |
     if isinstance(node, OneOf):
         return _read_choice(node, config, path, name)
     if is_dimension(node):
-        fitting = _fit(node, config[path]) if path in config else ()
+        fitting = admit(node, config[path]) if path in config else ()
         return {name: fitting[0]} if fitting else None
     point: Point = {}
     if isinstance(node, Learned):
@@ -154,29 +154,10 @@ def _read_choice(choice: OneOf, config: Mapping[str, Any], path: str, name: str)
 
 
 def _value(name: str, dimension: Dimension, value: Any) -> Any:
-    fitting = _fit(dimension, value)
+    fitting = admit(dimension, value)
     if not fitting:
         raise BadInput(f"{name}: {value!r} is none of its values, {dimension!r}")
     return fitting[0]
-
-
-def _fit(dimension: Dimension, value: Any) -> tuple[Any, ...]:
-    """The value as the dimension has it (Python's own, 3 for 3.0, an option's label), or nothing."""
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(dimension, OneOf):
-        for known in dimension.labels:
-            if same(known, value):
-                return (known,)
-        called = label(value)
-        for known, option in zip(dimension.labels, dimension.options, strict=True):
-            if same(known, called) or (is_dimension(option) and _fit(option, value)):
-                return (known,)
-        return ()
-    if isinstance(value, float) and isinstance(dimension.middle, int) and value.is_integer():
-        value = int(value)
-    if not dimension.contains(value):
-        return ()
-    return (float(value) if isinstance(dimension.middle, float) else value,)
 
 
 def _path_of(when: tuple[tuple[str, Any], ...], known: tuple[Parameter, ...]) -> str | None:

@@ -171,7 +171,7 @@ def flatten(node: Any, path: str = "") -> dict[str, Any]:
 
 def _alternatives(value: Any) -> list[Any]:
     """What a value may be: the options of a choice, else itself."""
-    return [a for option in value.options for a in _alternatives(option)] if isinstance(value, OneOf) else [value]
+    return list(value.options) if isinstance(value, OneOf) else [value]
 
 
 def _number(value: Any) -> bool:
