@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bilevel.batched import verify
     from bilevel.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
     from bilevel.events import Report, Run
-    from bilevel.execute import Inline, Ray
+    from bilevel.execute import Inline, Ray, Tune
     from bilevel.learner import load
     from bilevel.outer import CMAES, GP, NSGA2, PBT, SGD, TPE, Adam, AdamW, Grid, Random, Sobol
     from bilevel.results import Result
@@ -52,6 +52,7 @@ _HOMES = {
     "Sobol": "outer",
     "Space": "space",
     "Study": "study",
+    "Tune": "execute",
     "Uniform": "dimensions",
     "load": "learner",
     "meta_train": "training",
@@ -89,6 +90,7 @@ __all__ = [
     "Sobol",
     "Space",
     "Study",
+    "Tune",
     "Uniform",
     "load",
     "meta_train",

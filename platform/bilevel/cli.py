@@ -149,7 +149,11 @@ def _run_words(run: argparse.ArgumentParser) -> None:
     run.add_argument("--seed", type=int, metavar="N", help="the study's seed")
     run.add_argument("--time", type=float, metavar="SECONDS", help="stop after so long")
     _where_words(run)
-    run.add_argument("--on", choices=["inline", "ray"], help="the engine (default: ray, unless --workers 0)")
+    run.add_argument(
+        "--on",
+        choices=["inline", "ray", "tune"],
+        help="the engine (default: ray, unless --workers 0); tune: trials of Ray Tune",
+    )
     run.add_argument(
         "--gpus-per-worker",
         type=float,

@@ -26,7 +26,7 @@ from bilevel import learner, results, runs, sources, tables, terminal
 from bilevel import report as reports
 from bilevel import space as spaces
 from bilevel.errors import BadInput
-from bilevel.execute import Inline, Ray
+from bilevel.execute import Inline, Ray, Tune
 from bilevel.history import History
 from bilevel.record import folder as folders
 from bilevel.record import tracking
@@ -89,6 +89,9 @@ def extend(arguments: argparse.Namespace) -> int:
 
 def _go_on(arguments: argparse.Namespace, more: int) -> int:
     given = arguments.workers is not None or arguments.address is not None
+    if given and arguments.workers != 0:
+        began = folders.find(arguments.store, arguments.run).document()["execution"]["on"]
+        arguments.on = "tune" if began == "tune" else "ray"
     with terminal.Screen() as screen:
         result = runs.resume(
             arguments.run,
@@ -108,13 +111,14 @@ def _on(arguments: argparse.Namespace) -> On:
     if workers is not None and workers < 0:
         raise BadInput(f"--workers {workers}: give 0 for this process, or how many Ray workers")
     if kind == "inline" or workers == 0:
-        if kind == "ray" or arguments.address is not None:
+        if kind in ("ray", "tune") or arguments.address is not None:
             raise BadInput("--workers 0 (or --on inline) computes in this process, without Ray; leave --address out")
         return Inline(device=getattr(arguments, "device", None))
     gpus, device = getattr(arguments, "gpus_per_worker", 0.0), getattr(arguments, "device", None)
     if workers is None and arguments.address is None:
         workers = os.cpu_count()
-    return Ray(workers=workers, address=arguments.address, gpus_per_worker=gpus, device=device)
+    engine = Tune if kind == "tune" else Ray
+    return engine(workers=workers, address=arguments.address, gpus_per_worker=gpus, device=device)
 
 
 def _done(result: Result, arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from bilevel import space as spaces
 from bilevel.driver import Driver
 from bilevel.errors import BadInput, ClusterFailed, StoreFailed, StudyChanged
 from bilevel.events import Executor, Finished, Opened, Run, Stage, Started
-from bilevel.execute import Inline, Ray
+from bilevel.execute import Inline, Ray, Tune
 from bilevel.execute.host import Script
 from bilevel.execute.inline import InlineStage
 from bilevel.history import History
@@ -33,7 +33,7 @@ from bilevel.results import Result
 from bilevel.sources import Source
 from bilevel.study import Study
 
-On = Inline | Ray
+On = Inline | Ray | Tune
 WAIT_FOR_TRACKER = 120.0  # seconds at the end of a run, while the tracker still makes progress
 
 
@@ -64,7 +64,7 @@ def run(
 
     Args:
         study: what to do.
-        on: `Inline()`, or `Ray(workers=...)`; by default Ray with one worker per CPU.
+        on: `Inline()`, `Ray(workers=...)` or `Tune(workers=...)`; by default Ray with one worker per CPU.
         store: directory of runs.
         track: MLflow tracking URI; by default a database in the store; "none" for none.
         seconds: a time limit, for this call alone; `Study.seconds` holds over all sessions.
@@ -317,6 +317,8 @@ class _Session:
         study = self.study
         script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0)
         if study.spreads or isinstance(self.on, Inline):
+            if isinstance(self.on, Tune):
+                self.watch.say("Tune places no trials: the objective spreads its work, and its units go to Ray actors")
             return InlineStage(script, self.kept)
         code = () if self.source.file is None else (str(self.source.file.parent),)
         fresh = study.isolation == "process"
@@ -347,7 +349,7 @@ class _Session:
         )
 
     def _opened(self) -> Opened:
-        workers = self.on.workers if isinstance(self.on, Ray) else 0
+        workers = 0 if isinstance(self.on, Inline) else self.on.workers
         names = ("bilevel", "torch", "numpy", "ray", "mlflow")
         return Opened(workers, self.source.sha256, {n: _version(n) for n in names}, hardware(), _git(self.source.file))
 
@@ -394,7 +396,8 @@ def _described(on: On) -> dict[str, Any]:
 
 def _declared(document: Mapping[str, Any]) -> On:
     values = {name: value for name, value in document.items() if name not in ("on", "slots")}
-    return Ray(**values) if document["on"] == "ray" else Inline(**values)
+    kinds: dict[str, type[On]] = {"inline": Inline, "ray": Ray, "tune": Tune}
+    return kinds[document["on"]](**values)
 
 
 def _version(name: str) -> str:

@@ -222,7 +222,7 @@ def _start(workers: int | None, cpus: float) -> _Guard:
     try:
         for attempt in range(1, START + 1):
             try:
-                with _environment(marked):
+                with environment(marked):
                     ray.init(**options)
                 break
             except Exception as error:  # Ray raises a bare one when its 30 s have passed
@@ -243,7 +243,7 @@ def _start(workers: int | None, cpus: float) -> _Guard:
 
 
 @contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def environment(variables: dict[str, str]) -> Iterator[None]:
     """Within: `variables` for the processes that are started. This process and its other children go without."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
