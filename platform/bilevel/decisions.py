@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,7 +77,7 @@ class Decisions:
         self._serials: dict[int, int] = {}  # of configurations not told yet: first trial -> the search's number
         self._candidates = 0
         self._next_serial = 0
-        self._registered = 0  # of the next candidate's refused proposals, those that the search knows
+        self._refused: list[Point] = []  # proposals ruled out since the last candidate; the search knows them
         self._searched = 0  # trials asked for so far, confirmations left out
         self._ended: dict[int, list[Trial]] = {}
         self._ready: dict[int, list[Trial]] = {}  # whole groups, to be told when their time comes
@@ -87,7 +88,6 @@ class Decisions:
         self._turn = 0
         self._best = math.inf
         self._fruitless = 0
-        self._confirmed = False
         if self._searcher is not None:
             for number, (point, told) in enumerate(warm, 1):
                 self._searcher.tell(-number, point, told)
@@ -143,16 +143,14 @@ class Decisions:
 
     def _asked(self, event: Asked) -> None:
         if event.confirms:
-            self._confirmed = True
             return
         self._searched += 1
-        self._confirmed = False  # a study that was extended confirms its new leaders
         if event.of is not None:
             return
         self._flush(event.trial)
-        for point in event.refused[self._registered :]:
+        for point in event.refused[len(self._refused) :]:
             self._refuse(point)
-        self._registered = 0
+        self._refused.clear()
         if self._listener is not None:
             self._listener.asked(self._next_serial, event.point)
         self._serials[event.trial] = self._next_serial
@@ -161,6 +159,7 @@ class Decisions:
 
     def _refuse(self, point: Point) -> None:
         """The search learns that a proposal of its own is not allowed."""
+        self._refused.append(point)
         if self._listener is not None:
             self._listener.asked(self._next_serial, point)
             self._listener.tell(self._next_serial, point, Told(None))
@@ -181,7 +180,7 @@ class Decisions:
         if value is None:
             return
         value = self.study.sign * value
-        if math.isfinite(value):
+        if math.isfinite(value) and self._searcher is not None:
             self._curves.setdefault(event.trial, []).append((event.step, value))
         trial = self.history.trials[event.trial]
         if self._stopper is not None and not trial.confirms:
@@ -309,6 +308,8 @@ class Decisions:
         """The trials to begin now, given `slots` places for running ones; moves in a population; or the end."""
         study, running = self.study, self.history.running
         if study.target is not None and self._best <= study.sign * study.target:
+            if self.window and running:  # how far each has come is a matter of timing, so they come to their ends
+                return []
             halts: list[Command] = [Halt(number, "the target is reached") for number in running]
             return halts or [Finish("completed")]
         if self._population is not None and self._searched >= self._population.members and running and self._all_wait():
@@ -323,12 +324,12 @@ class Decisions:
             commands.append(asked)
             if self._searcher is not None:
                 break  # the search must know of this one first
+        if not commands and all(self.history.trials[number].confirms for number in running):
+            commands += self._confirmations()[: max(room, 0)]
         if commands or running:
             if room <= 0 and slots > 1 and not self.window:
                 self._think_ahead()
             return commands
-        if study.confirm and not self._confirmed and self._population is None:
-            return self._confirmations()
         return [Finish("completed" if self.history.best() is not None else "failed")]
 
     def _think_ahead(self) -> None:
@@ -365,6 +366,8 @@ class Decisions:
         study, budget = self.study, self.study.budget
         searched = self._searched + ahead
         seed = study.key.child("trial", number).integer()
+        if self.window and min(self.history.running, default=number) <= number - self.window:
+            return None
         if searched % study.repeats:
             first = number - searched % study.repeats
             if first not in self.history.trials:  # it is among the commands just given
@@ -375,33 +378,28 @@ class Decisions:
             return None
         if study.plateau is not None and self._fruitless >= study.plateau:
             return None
-        if self.window and min(self.history.running, default=number) <= number - self.window:
-            return None
         if self._searcher is None:
             return Asked(number, study.config({}), seed)
         self._flush(number if self.window else None)
-        refused: list[Point] = []
-        point = self._propose(refused)
+        point = self._propose()
         if point is None:
             return None
-        return Asked(number, study.config(point), seed, dict(point), refused=tuple(refused))
+        return Asked(number, study.config(point), seed, dict(point), refused=tuple(self._refused))
 
-    def _propose(self, refused: list[Point]) -> Point | None:
+    def _propose(self) -> Point | None:
         """The next point: one of the user's own, else the search's; those that `where` refuses are collected."""
         searcher = self._searcher
         if searcher is None:
             return None
         if self._candidates < len(self._starts):
             return self._starts[self._candidates]
-        while len(refused) < REFUSALS:
+        while len(self._refused) < REFUSALS:
             point = self._question(searcher)
             if point is None or self._allowed(point):
-                self._registered = len(refused)
                 return point
-            refused.append(dict(point))
-            self._refuse(point)
+            self._refuse(dict(point))
         raise BadInput(
-            f"Study {self.study.name}: where refused {REFUSALS} configurations in a row, the last {dict(point or {})};"
+            f"Study {self.study.name}: where refused {REFUSALS} configurations in a row, the last {self._refused[-1]};"
             " make it less strict, or the space smaller"
         )
 
@@ -423,18 +421,36 @@ class Decisions:
             self._ahead.close()
 
     def _allowed(self, point: Point) -> bool:
-        return self.study.where is None or bool(self.study.where(self.study.build(point)))
+        """Whether the study's own condition holds; a configuration that cannot be made is left to fail as a trial."""
+        where = self.study.where
+        if where is None:
+            return True
+        try:
+            config = self.study.build(point)
+        except Exception:  # noqa: BLE001 the user's class refuses these values; its trial will say why
+            return True
+        try:
+            return bool(where(config))
+        except Exception as error:
+            raise BadInput(
+                f"Study {self.study.name}: where raised {type(error).__name__}: {error}, for {dict(point)};"
+                " it takes a configuration and gives True or False"
+            ) from error
 
     def _confirmations(self) -> list[Command]:
+        """What is missing: each leader of the search is tried so often again."""
+        if not self.study.confirm:
+            return []
+        done = Counter(trial.group for trial in self.history.trials.values() if trial.confirms)
         number = len(self.history.trials)
         commands: list[Command] = []
-        for leader in self.history.leaders(LEADERS):
-            for _ in range(self.study.confirm):
+        for leader in self.history.leaders(LEADERS, confirmed=False):
+            trial = leader.trial
+            for _ in range(self.study.confirm - done[trial.group]):
                 seed = self.study.key.child("trial", number).integer()
-                trial = leader.trial
                 commands.append(Asked(number, trial.config, seed, trial.point, of=trial.group, confirms=True))
                 number += 1
-        return commands or [Finish("failed")]
+        return commands
 
 
 def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:

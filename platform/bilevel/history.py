@@ -148,15 +148,15 @@ class History:
         leaders = self.leaders(1)
         return leaders[0].trial if leaders else None
 
-    def leaders(self, count: int | None = None) -> list[Leader]:
+    def leaders(self, count: int | None = None, *, confirmed: bool = True) -> list[Leader]:
         """Configurations from the best on: confirmed ones first, then feasible ones, then those that were not stopped.
 
         A configuration with several seeds counts by their mean; a confirmed one by its confirmations alone, for the
-        value that made it a leader was lucky.
+        value that made it a leader was lucky. Without `confirmed`: as if none had been yet.
         """
         groups: dict[int, list[Trial]] = {}
         for trial in self.trials.values():
-            if trial.objective is not None and trial.state != "failed":
+            if trial.objective is not None and trial.state != "failed" and (confirmed or not trial.confirms):
                 groups.setdefault(trial.group, []).append(trial)
         sign = 1 if self.minimize else -1
         ranked: list[tuple[tuple[bool, float, bool, float, int], Leader]] = []
