@@ -276,7 +276,7 @@ def test_a_learned_number_and_who_moves_it_can_be_written() -> None:
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()),
-    lambda inner: st.one_of(st.lists(inner).map(tuple), st.dictionaries(st.text(), inner)),
+    lambda inner: st.one_of(st.lists(inner), st.lists(inner).map(tuple), st.dictionaries(st.text(), inner)),
     max_leaves=10,
 )
 
@@ -296,6 +296,7 @@ def test_plain_values_come_back_whatever_their_names(values: dict[str, Any]) -> 
         (Space(mlp), "space: mlp cannot be written as JSON; dataclasses at the top of a module can"),
         (Space(dict, a={"b": {1, 2}}), "a.b: {1, 2} cannot be written as JSON"),
         (Space(dict, a=OneOf("x", mlp)), r"a\[mlp\]: <function mlp .* cannot be written"),
+        (Space(dict, a={1: 2}), "a: {1: 2} cannot be written as JSON"),
         (Space(dict, a=math.inf), "a: inf cannot be written as JSON"),
     ],
 )
@@ -319,7 +320,7 @@ def test_a_class_inside_a_function_cannot_be_written() -> None:
         ("{", "this is not JSON"),
         ("3", "this describes a int; give what to_json wrote of a Space"),
         ('{"Log": {"low": 1, "high": 2}}', "this describes a Log"),
-        ('{"Spade": "dict"}', "{'Spade': 'dict'} is none of Space, object, dict, OneOf, Uniform"),
+        ('{"Spade": "dict"}', "{'Spade': 'dict'} is none of Space, object, dict, tuple, OneOf, Uniform"),
         ('{"Space": "os.system", "values": {"command": "true"}}', "os.system is not a dataclass"),
         ('{"Space": "subprocess.Popen", "values": {"args": "true"}}', "subprocess.Popen is not a dataclass"),
         ('{"object": "builtins.eval", "values": {}}', "builtins.eval is not a dataclass"),

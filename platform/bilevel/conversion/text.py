@@ -50,7 +50,8 @@ def describe(value: Any, where: str = "") -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, tuple | list):
-        return [describe(inside, f"{where}[{index}]") for index, inside in enumerate(value)]
+        items = [describe(inside, f"{where}[{index}]") for index, inside in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, OneOf):
         options = [
             describe(option, f"{where}[{called}]") for called, option in zip(value.labels, value.options, strict=True)
@@ -59,8 +60,8 @@ def describe(value: Any, where: str = "") -> Any:
     if type(value) in _KINDS.values():
         given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {type(value).__name__: given}
-    if isinstance(value, Mapping):
-        return {"dict": {str(name): describe(inside, _dot(where, name)) for name, inside in value.items()}}
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {"dict": {name: describe(inside, _dot(where, name)) for name, inside in value.items()}}
     if isinstance(value, Space):
         inside = {name: describe(part, _dot(where, name)) for name, part in value.values.items()}
         return {"Space": _path(value.target, where), "values": inside}
@@ -72,18 +73,18 @@ def describe(value: Any, where: str = "") -> Any:
 
 
 def read(described: Any) -> Any:
-    """What `describe` described; a list comes back as a tuple.
+    """What `describe` described.
 
     Raises:
         BadInput: nothing is described so.
     """
     if isinstance(described, list):
-        return tuple(read(inside) for inside in described)
+        return [read(inside) for inside in described]
     if not isinstance(described, dict):
         return described
-    kind = next((name for name in described if name in (*_KINDS, "Space", "object", "dict", "OneOf")), None)
+    kind = next((name for name in described if name in (*_KINDS, "Space", "object", "dict", "tuple", "OneOf")), None)
     if kind is None:
-        raise BadInput(f"from_json: {described!r} is none of Space, object, dict, OneOf, {', '.join(_KINDS)}")
+        raise BadInput(f"from_json: {described!r} is none of Space, object, dict, tuple, OneOf, {', '.join(_KINDS)}")
     try:
         return _made(kind, described[kind], described)
     except (TypeError, AttributeError) as error:
@@ -94,6 +95,8 @@ def _made(kind: str, content: Any, described: dict[str, Any]) -> Any:
     values = {name: read(inside) for name, inside in described.get("values", {}).items()}
     if kind == "dict":
         return {name: read(inside) for name, inside in content.items()}
+    if kind == "tuple":
+        return tuple(read(inside) for inside in content)
     if kind == "OneOf":
         return OneOf(*map(read, content), ordered=described.get("ordered", False), center=described.get("center"))
     if kind == "Space":
