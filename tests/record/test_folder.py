@@ -131,3 +131,11 @@ def test_a_killed_driver_lets_go(tmp_path: Path) -> None:
         holder.wait()
     with folder.locked():
         pass
+
+
+def test_two_runs_never_share_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(folders.secrets, "token_hex", lambda n: next(given))
+    monkeypatch.setattr(folders.time, "strftime", lambda form: "20260101-000000")
+    made = [folders.create(tmp_path, "walk", {}).run_id for _ in range(2)]
+    assert made == ["20260101-000000-walk-aaaa", "20260101-000000-walk-bbbb"]

@@ -87,7 +87,7 @@ def create(store: Path, name: str, document: Mapping[str, Any]) -> RunFolder:
     Raises:
         BadInput: the store cannot be written.
     """
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{secrets.token_hex(2)}"
+    run_id = _new_id(store, name)
     part = store / f".{run_id}.part"
     try:
         part.mkdir(parents=True)
@@ -101,6 +101,14 @@ def create(store: Path, name: str, document: Mapping[str, Any]) -> RunFolder:
             f"{store}: the store cannot be written: {error.strerror}; name another with --store DIR"
         ) from error
     return RunFolder(store / run_id)
+
+
+def _new_id(store: Path, name: str) -> str:
+    """One that no run of the store has: of 50 runs begun in a second, two in a hundred would meet."""
+    while True:
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{secrets.token_hex(2)}"
+        if not (store / run_id).exists():
+            return run_id
 
 
 def find(store: Path, run: str) -> RunFolder:
