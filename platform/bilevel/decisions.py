@@ -171,7 +171,9 @@ class Decisions:
         self._found |= new
         grow = getattr(self._searcher, "grow", None)
         if new and grow is not None:
-            grow(tuple(Parameter(name, name, read(described)) for name, described in new.items()))
+            declared = {parameter.name: parameter for parameter in self.study.parameters}
+            own = {name: Parameter(name, name, read(described)) for name, described in self._found.items()}
+            grow(tuple({**own, **declared}.values()))
 
     def _reported(self, event: Reported) -> None:
         if event.found:
