@@ -11,12 +11,15 @@ from pathlib import Path
 from bilevel.dimensions import Parameter
 from bilevel.errors import StoreFailed
 from bilevel.figures import Search, charts, summary, web
-from bilevel.figures.chart import Chart, shown
+from bilevel.figures.chart import Chart, distinct, shown
+from bilevel.figures.importance import importance
 from bilevel.figures.style import SHADES
 from bilevel.figures.values import ordered
 
 LEADERS = 10  # rows of the table
-COLUMNS = 12  # searched values in it
+COLUMNS = 8  # searched values in it, the most important ones
+LETTERS = 26  # of a column's name
+OPEN = 20  # rows of a table that is open from the start
 NO_NETWORK = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 
 
@@ -46,8 +49,8 @@ def page(search: Search, *, title: str | None = None, facts: Mapping[str, str] |
 
     started = search.started
     heading = title or (started.study if started is not None else "A search")
-    drawn = charts(search)
-    parameters = ordered(search, None)
+    found = importance(search)
+    drawn, parameters = charts(search, found), ordered(search, found)
     body = [
         f"<header><h1>{escape(heading)}</h1>{_when(search)}</header>",
         _headline(search, parameters),
@@ -102,12 +105,17 @@ def _headline(search: Search, parameters: Sequence[Parameter]) -> str:
         (f"<b>{escape(path)}</b>" if path in searched else escape(path), escape(shown(value)))
         for path, value in sorted(best.trial.config.items(), key=lambda item: item[0] not in searched)
     ]
-    kept = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
     first = " (searched values first)" if searched else ""
-    return (
-        f'<section><p class="best">{line}</p><details open><summary>its configuration{first}</summary>'
-        f'<table class="plain">{kept}</table></details></section>'
-    )
+    metrics = [(escape(name), f"{value:.5g}") for name, value in sorted(best.trial.metrics.items())]
+    tables = _details(f"its configuration{first}", rows) + _details("its metrics, as last reported", metrics)
+    return f'<section><p class="best">{line}</p>{tables}</section>'
+
+
+def _details(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A table that folds; its names and values are HTML."""
+    body = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
+    state = " open" if len(rows) <= OPEN else ""
+    return f'<details{state}><summary>{title}</summary><table class="plain">{body}</table></details>' if rows else ""
 
 
 def _counts(search: Search) -> str:
@@ -132,7 +140,7 @@ def _leaders(search: Search, parameters: Sequence[Parameter]) -> str:
     if len(search.history.trials) < 2 or not rows:
         return ""
     metrics = list(search.history.objectives) if several else [search.metric]
-    names = ["trial", *metrics, "state", "step", *(p.name for p in columns)]
+    names = ["trial", *metrics, "state", "step", *distinct([p.name for p in columns], LETTERS)]
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     lines = []
     for row in rows:
@@ -144,7 +152,7 @@ def _leaders(search: Search, parameters: Sequence[Parameter]) -> str:
     title = "The Pareto front" if several else "The best trials"
     more = len(parameters) - len(columns)
     caption = "Where the leaders agree on a value, it is settled; where they differ, it matters less"
-    caption += f" ({more} more values are not shown)." if more > 0 else "."
+    caption += f" ({more} less important values are not shown)." if more > 0 else "."
     table = f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<section><h2>{title}</h2><p class="caption">{caption}</p><div class="wide">{table}</div></section>'
 
@@ -236,6 +244,8 @@ h1{font-size:1.6rem;line-height:1.25;margin:.4em 0 .1em;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:0 0 .1em}
 section{margin:1.6rem 0;min-width:0}
 p{margin:.2em 0 .6em}
+details{margin:.4em 0}
+summary{cursor:pointer}
 .dim,.caption,summary{color:#5a5a5a}
 .dim{font-size:.9rem;overflow-wrap:anywhere}
 .best{font-size:1.25rem;overflow-wrap:anywhere}
@@ -251,7 +261,7 @@ th,td{text-align:left;padding:4px 12px 4px 0;vertical-align:top;border-bottom:1p
 .wide{overflow-x:auto}
 .cards{width:100%}
 .cards th{font-size:.85rem;color:#5a5a5a;min-width:56px;overflow-wrap:anywhere}
-.cards td{font-variant-numeric:tabular-nums}
+.cards td{font-variant-numeric:tabular-nums;white-space:nowrap}
 .cards tbody tr:first-child{font-weight:600}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:.88rem;margin:0 0 4px}
 .legend span{display:inline-flex;align-items:center;gap:6px}
@@ -271,7 +281,7 @@ main{padding:8px 12px 32px}
 .cards thead{display:none}
 .cards,.cards tbody,.cards tr{display:block}
 .cards tr{border:1px solid #ddd;border-radius:8px;padding:4px 10px;margin:0 0 8px}
-.cards td{display:inline-block;padding:1px 14px 1px 0;border:0}
+.cards td{display:inline-block;white-space:normal;padding:1px 14px 1px 0;border:0}
 .cards td::before{content:attr(data-name) " ";color:#5a5a5a;font-weight:400}
 .cards .none{display:none}
 }

@@ -123,11 +123,10 @@ def spread(title: str, values: Array, *, minimize: bool = True) -> tuple[Axis, A
     best, upper = float((sign * finite).min()), float(np.quantile(sign * finite, 0.75))
     edge = upper + 3.0 * (upper - best)
     beyond = int((sign * finite > edge).sum())
-    if upper <= best or not beyond:
-        return Axis(title), values
-    low, high = sorted((sign * best, sign * edge))
-    margin = 0.04 * (high - low)
-    words = f"{title} ({beyond} beyond the edge)"
+    beyond = beyond if upper > best else 0
+    low, high = sorted((sign * best, sign * edge)) if beyond else (float(finite.min()), float(finite.max()))
+    margin = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
+    words = f"{title} ({beyond} beyond the edge)" if beyond else title
     return Axis(words, span=(low - margin, high + margin)), np.clip(values, low, high)
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from bilevel.figures.chart import Chart
-from bilevel.figures.importance import importance
+from bilevel.figures.importance import Importance, importance
 from bilevel.figures.population import population
 from bilevel.figures.search import Search
 from bilevel.figures.values import importance_chart, parallel_coordinates, slices
 from bilevel.figures.views import best_so_far, learning_curves, pareto_front, timeline
 
 
-def charts(search: Search) -> list[Chart]:
-    """Those that there is data for, in the order in which they are read; of a single trial its learning curve."""
+def charts(search: Search, found: Importance | None = None) -> list[Chart]:
+    """Those that there is data for, in the order in which they are read; of a single trial its learning curve.
+
+    `found` is what matters, if that is known already.
+    """
     if len(search.history.trials) < 2:
         curve = learning_curves(search)
         return [] if curve is None else [curve]
-    found = importance(search)
+    found = found or importance(search)
     drawn = [
         best_so_far(search),
         pareto_front(search),

@@ -129,7 +129,9 @@ def _value_axis(parameter: Parameter, name: str, trials: Sequence[Trial]) -> tup
     finite = places[np.isfinite(places)]
     if dimension.log and finite.size and finite.min() > 0:
         return logarithmic(name, float(finite.min()), float(finite.max())), places
-    return Axis(name, whole=isinstance(dimension, Int)), places
+    if isinstance(dimension, Int) and finite.size:
+        return Axis(name, span=(float(finite.min()) - 0.5, float(finite.max()) + 0.5), whole=True), places
+    return Axis(name), places
 
 
 def number_of(value: Any) -> float:

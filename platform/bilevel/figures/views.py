@@ -117,7 +117,8 @@ def learning_curves(search: Search) -> Chart | None:
     if best is not None and best in shown and best not in chosen:
         chosen.append(best)
     everything = np.concatenate([search.tracks[t.number].curve for t in shown])
-    y, _ = spread(search.metric, everything[:, 1], minimize=search.history.minimize)
+    extremes = np.array([end for t in shown for end in _extremes(search.tracks[t.number].curve)])
+    y, _ = spread(search.metric, extremes, minimize=search.history.minimize)
     layers = []
     for state, opacity in (("stopped", 0.6), ("failed", 0.6), ("completed", 0.7), ("running", 0.9)):
         of_state = [t for t in chosen if t.state == state and t is not best]
@@ -127,14 +128,17 @@ def learning_curves(search: Search) -> Chart | None:
     steps = everything[np.isfinite(everything[:, 0]), 0]
     ends = [search.tracks[t.number].curve[-1, 0] for t in shown if t.state == "stopped"]
     early = bool(ends) and float(np.median(ends)) < steps.max() / 5 and steps.min() > 0
-    x = logarithmic("step", float(steps.min()), float(steps.max())) if early else Axis("step", whole=True)
+    x = (
+        logarithmic("step", float(steps.min()), float(steps.max()))
+        if early
+        else Axis("step", whole=True, span=(float(steps.min()), float(steps.max())))
+    )
     many = f" ({len(chosen)} of {len(shown)} trials: the best and an even choice)" if len(chosen) < len(shown) else ""
-    caption = (
-        f"Good trials part from bad ones early if stopping early is safe; crossing curves say that it is not{many}."
-    )
-    return Chart(
-        "learning_curves", "Learning curves of all trials", caption, (Panel(x, y, present(layers)),), wide=True
-    )
+    caption = f"Good trials part early from bad ones where stopping early is safe; crossing curves say it is not{many}."
+    title = "Learning curves of all trials"
+    if len(shown) == 1:
+        title, caption = "Learning curve", "Where it is flat, more steps no longer help."
+    return Chart("learning_curves", title, caption, (Panel(x, y, present(layers)),), wide=True)
 
 
 def _strokes(
@@ -155,6 +159,11 @@ def _strokes(
     line = np.concatenate(parts)
     y = line[:, 1] if span is None else np.clip(line[:, 1], *span)
     return Layer("line", line[:, 0], y, color, name, width, opacity, trials=np.concatenate(numbers))
+
+
+def _extremes(curve: Array) -> tuple[float, float]:
+    finite = curve[np.isfinite(curve[:, 1]), 1]
+    return float(finite.min()), float(finite.max())
 
 
 def _last(search: Search, trial: Trial) -> float:

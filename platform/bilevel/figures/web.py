@@ -13,7 +13,7 @@ from bilevel.figures.chart import Axis, Chart, Layer, Panel, short
 from bilevel.figures.search import Array
 
 HEIGHT = 300  # px of a panel
-LETTERS = 40  # of an axis' title
+LETTERS = 32  # of an axis' title
 DIGITS = 5  # of a value
 
 _SCALE = [[index / (len(style.SHADES) - 1), color] for index, color in enumerate(style.SHADES)]
@@ -67,7 +67,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
         places, words = [place for place, _ in axis.ticks], [_said(word) for _, word in axis.ticks]
         made |= {"tickmode": "array", "tickvals": places, "ticktext": words, "showgrid": bool(places)}
     if axis.whole:
-        made["tickformat"] = ",d"
+        few = axis.span is not None and axis.span[1] - axis.span[0] < 7
+        made |= {"tickformat": ",d", **({"dtick": 1} if few else {})}
     return made
 
 
