@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bilevel.figures.summary import duration
 from bilevel.history import Trial
-from bilevel.progress import Progress
+from bilevel.progress import Progress, Standing
+from bilevel.tables import brief
 
 LINE_EVERY = 10.0  # seconds between plain lines
+TRIALS = 8  # running trials of a search that are listed
+WINDOW = 30.0  # seconds over which a pace is measured
 
 
 class Screen:
@@ -42,13 +46,21 @@ class Screen:
 
     def progress(self, progress: Progress) -> None:
         """Show where the study stands."""
+        if progress.standing is not None:
+            search = self._search(progress, progress.standing)
+            self._show([search], lambda: _search_panel(progress, progress.standing or Standing(), search))
+            return
         rows = [self._row(progress, number, config) for number, config in progress.running.items()]
+        self._show(rows, lambda: Group(*(_panel(row) for row in rows)))
+
+    def _show(self, rows: Sequence[Mapping[str, Any]], panel: Callable[[], RenderableType]) -> None:
         if self._live is not None:
-            self._live.update(Group(*(_panel(row) for row in rows)))
+            self._live.update(panel())
         elif time.monotonic() - self._line_at >= LINE_EVERY and rows:
             self._line_at = time.monotonic()
             for row in rows:
-                self.console.print(" · ".join(text for text in row.values() if text and not isinstance(text, float)))
+                line = " · ".join(text for text in row.values() if text and not isinstance(text, float))
+                self.console.print(line, markup=False)
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -57,53 +69,145 @@ class Screen:
     def _row(self, progress: Progress, number: int, config: Any) -> dict[str, Any]:
         trial: Trial = progress.history.trials[number]
         steps, episodes = getattr(config, "steps", None), getattr(config, "episodes", None)
-        rate = self._rate.of(number, trial.step)
+        rate = self._rate.of(f"trial {number}", trial.step)
         left = (steps - trial.step) / rate if isinstance(steps, int) and rate > 0 else None
-        workers = f"{progress.alive} workers" if progress.alive else ("in this process" if trial.step else "starting")
         return {
             "trial": f"trial {number}" if len(progress.history.trials) > 1 else "",
             "step": f"step {trial.step}" + (f"/{steps}" if isinstance(steps, int) else ""),
             "done": trial.step / steps if isinstance(steps, int) and steps else 0.0,
             "metrics": "  ".join(f"{name} {value:.4g}" for name, value in _shown(trial.metrics).items()),
             "rate": f"{rate * episodes:.0f} episodes/s" if isinstance(episodes, int) and rate else "",
-            "left": f"{_time(left)} left" if left is not None else "",
-            "workers": workers,
+            "left": f"{duration(left)} left" if left is not None else "",
+            "workers": _workers(progress, bool(trial.step)),
+            "faults": f"{progress.faults} faults survived" if progress.faults else "",
+        }
+
+    def _search(self, progress: Progress, standing: Standing) -> dict[str, Any]:
+        """A search as a line; the panel shows the same and the running trials below it."""
+        ended = sum(progress.history.ended.values())
+        done = ended + sum(_part(progress, standing, number) for number in progress.history.running)
+        pace, course = self._rate.of("ended", ended), self._rate.of("done", done)
+        counts = {"running": len(progress.history.running), **progress.history.ended}
+        return {
+            "trials": f"{ended}" + (f"/{standing.trials}" if standing.trials is not None else "") + " trials",
+            "done": min(1.0, done / standing.trials) if standing.trials else 0.0,
+            "best": _best(progress, standing),
+            "counts": ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "failed"),
+            "pace": "" if not pace else f"{pace:.3g} trials/s" if pace >= 0.1 else f"{60 * pace:.2g} trials/min",
+            "left": _left(progress, standing, done, course),
+            "workers": _workers(progress, ended > 0),
             "faults": f"{progress.faults} faults survived" if progress.faults else "",
         }
 
 
 class _Rate:
-    """Steps per second over about the last half minute."""
+    """How fast things grow, per second over about the last half minute."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, list[tuple[float, int]]] = {}
+        self._seen: dict[str, list[tuple[float, float]]] = {}
 
-    def of(self, trial: int, step: int) -> float:
+    def of(self, name: str, value: float) -> float:
         now = time.monotonic()
-        seen = self._seen.setdefault(trial, [])
-        if not seen or step > seen[-1][1]:
-            seen.append((now, step))
-        while len(seen) > 2 and now - seen[0][0] > 30:
+        seen = self._seen.setdefault(name, [])
+        if not seen or value > seen[-1][1]:
+            seen.append((now, value))
+        while len(seen) > 2 and now - seen[0][0] > WINDOW:
             seen.pop(0)
         return (seen[-1][1] - seen[0][1]) / (now - seen[0][0]) if len(seen) > 1 and now > seen[0][0] else 0.0
 
 
 def _panel(row: Mapping[str, Any]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row(
-        Text(f"{row['trial']} {row['step']}".strip(), style="bold"),
-        ProgressBar(total=1.0, completed=row["done"], width=30),
-        Text(row["left"], style="cyan"),
-    )
     outer = Table.grid()
-    outer.add_row(table)
+    outer.add_row(_bar(f"{row['trial']} {row['step']}".strip(), row))
     outer.add_row(Text(row["metrics"]))
     outer.add_row(Text("  ".join(t for t in (row["rate"], row["workers"], row["faults"]) if t), style="dim"))
     return outer
 
 
+def _bar(title: str, row: Mapping[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        Text(title, style="bold"),
+        ProgressBar(total=1.0, completed=row["done"], width=30),
+        Text(row["left"], style="cyan", no_wrap=True, overflow="ellipsis"),
+    )
+    return table
+
+
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.startswith("test")}
+
+
+def _workers(progress: Progress, begun: bool) -> str:
+    return f"{progress.alive} workers" if progress.alive else ("in this process" if begun else "starting")
+
+
+# -- a search ----------------------------------------------------------------------------------------------------------
+
+
+def _search_panel(progress: Progress, standing: Standing, row: Mapping[str, Any]) -> Table:
+    outer = Table.grid()
+    outer.add_row(_bar(row["trials"], row))
+    if row["best"]:
+        outer.add_row(Text(row["best"], style="green", no_wrap=True, overflow="ellipsis"))
+    outer.add_row(Text("  ".join(t for t in (row["counts"], row["pace"], row["workers"], row["faults"]) if t)))
+    numbers = list(progress.history.running)
+    table = Table.grid(padding=(0, 2))
+    for number in numbers[:TRIALS]:
+        trial, last = progress.history.trials[number], _last(progress, standing, number)
+        value = trial.metrics.get(progress.history.metric)
+        step = f"step {trial.step}" + (f"/{last}" if last else "")
+        shown = "" if value is None else f"{progress.history.metric} {value:.4g}"
+        table.add_row(
+            f"trial {number}",
+            step,
+            Text(shown),
+            Text(brief(trial.point, 60), style="dim", no_wrap=True, overflow="ellipsis"),
+        )
+    if len(numbers) > TRIALS:
+        table.add_row(f"and {len(numbers) - TRIALS} more")
+    outer.add_row(table)
+    if standing.search:
+        outer.add_row(Text(standing.search, style="dim"))
+    return outer
+
+
+def _best(progress: Progress, standing: Standing) -> str:
+    if standing.best is None:
+        return ""
+    trial = standing.best.trial
+    half = f" ± {standing.best.half:.2g}" if standing.best.half is not None else ""
+    text = f"best {progress.history.metric} {standing.best.mean:.5g}{half} (trial {trial.number}"
+    text += f": {brief(trial.point)})" if trial.point else ")"
+    return text + (f", {standing.front} on the Pareto front" if standing.front else "")
+
+
+def _last(progress: Progress, standing: Standing, number: int) -> int | None:
+    """The step at which a trial ends, if that is known."""
+    steps = getattr(progress.running.get(number), "steps", None)
+    return steps if isinstance(steps, int) else standing.last
+
+
+def _part(progress: Progress, standing: Standing, number: int) -> float:
+    """How much of a running trial is done."""
+    last = _last(progress, standing, number)
+    return min(1.0, progress.history.trials[number].step / last) if last else 0.0
+
+
+def _left(progress: Progress, standing: Standing, done: float, course: float) -> str:
+    """Until the last trial has ended or time is up, whichever comes first."""
+    ways = []
+    if standing.trials is not None and course > 0:
+        ways.append(((standing.trials - done) / course, "left"))
+    if standing.limit is not None:
+        ways.append((max(0.0, standing.limit - progress.seconds), "until the time limit"))
+    if not ways:
+        return ""
+    seconds, words = min(ways)
+    return f"{duration(seconds)} {words}"
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
 
 
 def results(document: Mapping[str, Any]) -> Group:
@@ -121,11 +225,16 @@ def results(document: Mapping[str, Any]) -> Group:
 def _headline(document: Mapping[str, Any]) -> Text:
     counts = ", ".join(f"{n} {state}" for state, n in document["trials"].items() if n)
     best = document["best"]
-    line = f"{document['study']}: {document['status']} ({counts or 'no trial ended'}) in {_time(document['seconds'])}"
+    line = (
+        f"{document['study']}: {document['status']} ({counts or 'no trial ended'}) in {duration(document['seconds'])}"
+    )
     if document["episodes_per_second"]:
         line += f", {document['episodes_per_second']:.0f} episodes/s"
     if best is not None:
-        line += f"; best trial {best['trial']}, objective {best['objective']:.5g}"
+        half = f" ± {best['ci95']:.2g} over {best['runs']} seeds" if best.get("ci95") is not None else ""
+        line += f"; best trial {best['trial']}, objective {best['objective']:.5g}{half}"
+    if document.get("pareto"):
+        line += f"; {len(document['pareto'])} trials on the Pareto front"
     good = document["status"] == "completed"
     return Text(line, style="bold green" if good else "bold yellow")
 
@@ -181,12 +290,3 @@ def _plain(metrics: Mapping[str, Any]) -> Table:
     for name, value in sorted(metrics.items()):
         table.add_row(name, "not finite" if value is None else f"{value:.5g}")
     return table
-
-
-def _time(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -82,8 +82,8 @@ def importance(search: Search) -> Importance | None:
         error = np.mean((foretold - response[unseen]) ** 2, axis=1)
         errors.append(error[0])
         losses.append((error[1:] - error[0]) / (2.0 * np.var(response)))
-    low, high = np.percentile(losses, SPREAD, axis=0).clip(0.0)
-    mean = np.mean(losses, axis=0).clip(0.0)
+    low, high = np.percentile(losses, SPREAD, axis=0).clip(0.0, 1.0)
+    mean = np.mean(losses, axis=0).clip(0.0, 1.0)
     shares = [Share(p, float(m), float(a), float(b)) for p, m, a, b in zip(varied, mean, low, high, strict=True)]
     shares.sort(key=lambda share: -share.value)
     return Importance(tuple(shares), 1.0 - float(np.mean(errors)) / float(np.var(response)), len(trials), step)

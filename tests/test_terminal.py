@@ -1,0 +1,141 @@
+"""Does a person see where a search stands?"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bilevel import terminal
+from bilevel.history import History
+from bilevel.progress import Progress, Standing
+from support import searches
+
+
+class Clock:
+    """Time that passes when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(terminal, "time", made)
+    return made
+
+
+def seen(terminal_: bool, width: int = 100) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal_, width=width, color_system=None, highlight=False)
+
+
+def text(console: Console) -> str:
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def history(until: int, **options: Any) -> History:
+    """The first events of a search."""
+    made = History()
+    for _, event in searches.study(40, **options)[:until]:
+        made.take(event)
+    return made
+
+
+def progress(found: History, **options: Any) -> Progress:
+    best = next(iter(found.leaders(1)), None)
+    standing = Standing(trials=40, last=27, search="TPE, ASHA(first=1, factor=3)", best=best, **options)
+    return Progress(found, {}, 4, 1, 60.0, standing)
+
+
+def test_lines_say_how_a_search_stands_every_ten_seconds(clock: Clock) -> None:
+    console = seen(False, 300)
+    with terminal.Screen(console) as screen:
+        for _ in range(20):
+            screen.progress(progress(history(400)))
+            clock.now += 1.0
+    lines = text(console).splitlines()
+    assert len(lines) == 2
+    found = history(400)
+    ended = sum(found.ended.values())
+    assert lines[0].startswith(f"{ended}/40 trials · best loss ")
+    assert f"{len(found.running)} running, {found.ended['completed']} completed" in lines[0]
+    assert "0 failed" in lines[0]
+    assert "4 workers · 1 faults survived" in lines[0]
+
+
+def test_pace_and_time_left_follow_the_trials(clock: Clock) -> None:
+    console = seen(False, 300)
+    screen = terminal.Screen(console)
+    made = History()
+    events = searches.study(40, rungs=(), fails=lambda point: False)
+    for at, event in events:
+        if made.ended["completed"] >= 20:
+            break
+        clock.now = at
+        made.take(event)
+        screen.progress(progress(made))
+    last = text(console).splitlines()[-1]
+    pace = float(last.partition(" trials/s")[0].rpartition(" ")[2])
+    assert pace == pytest.approx(4 / (27 * 0.25), rel=0.25)  # four workers, 27 steps of a quarter second
+    left = last.partition(" s left")[0].rpartition(" ")[2]
+    assert float(left) == pytest.approx(20 / pace, rel=0.4)
+
+
+def test_a_time_limit_counts_where_it_comes_first(clock: Clock) -> None:
+    console = seen(False, 300)
+    terminal.Screen(console).progress(progress(history(400), limit=75.0))
+    assert "15 s until the time limit" in text(console)
+
+
+def test_the_panel_lists_what_runs(clock: Clock) -> None:
+    console, found = seen(True), history(400)
+    with terminal.Screen(console) as screen:
+        screen.progress(progress(found))
+    shown = text(console)
+    number = next(iter(found.running))
+    assert f"trial {number}" in shown
+    assert f"step {found.trials[number].step}/27" in shown
+    assert "lr=" in shown
+    assert "TPE, ASHA(first=1, factor=3)" in shown
+    assert max(len(line) for line in shown.splitlines()) < 400  # escapes included
+
+
+def test_many_running_trials_are_counted(clock: Clock) -> None:
+    console, found = seen(True), history(2000, running=20)
+    with terminal.Screen(console) as screen:
+        screen.progress(progress(found))
+    assert f"and {len(found.running) - terminal.TRIALS} more" in text(console)
+
+
+def test_nothing_has_ended_yet(clock: Clock) -> None:
+    console = seen(False, 300)
+    empty = History(metric="loss")
+    terminal.Screen(console).progress(Progress(empty, {}, 0, 0, 0.0, Standing()))
+    assert text(console).strip() == "0 trials · 0 failed · starting"
+
+
+def test_the_end_names_interval_and_front() -> None:
+    console = seen(False, 300)
+    document = {
+        "study": "mlp",
+        "status": "completed",
+        "seconds": 200.0,
+        "trials": {"completed": 3, "stopped": 0, "failed": 1},
+        "episodes_per_second": 0.0,
+        "best": {"trial": 2, "objective": 0.25, "runs": 3, "ci95": 0.012, "config": {}},
+        "pareto": [{}, {}],
+        "metrics": {},
+    }
+    console.print(terminal.results(document))
+    line = text(console)
+    assert "3 completed, 1 failed" in line
+    assert "in 3 min 20 s" in line
+    assert "objective 0.25 ± 0.012 over 3 seeds; 2 trials on the Pareto front" in line
