@@ -108,9 +108,15 @@ class Decisions:
     def _first_points(self) -> list[dict[str, Any]]:
         study = self.study
         points = [spaces.complete(study.space, point) for point in study.points]
+        for given, point in zip(study.points, points, strict=True):
+            if not self._allowed(point):
+                raise BadInput(
+                    f"Study {study.name}: points: where refuses {dict(given)}; leave it out, or change where"
+                )
         guessed = any(getattr(parameter.dimension, "center", None) is not None for parameter in study.parameters)
-        if guessed and self._population is None:
-            points.insert(0, spaces.complete(study.space, {}))
+        middle = spaces.complete(study.space, {})
+        if guessed and self._population is None and self._allowed(middle):
+            points.insert(0, middle)
         return [dict(point) for index, point in enumerate(points) if point not in points[:index]]
 
     @property

@@ -18,6 +18,7 @@ import torch
 from bilevel import figures, results, sources, warm
 from bilevel import history as histories
 from bilevel import space as spaces
+from bilevel.decisions import Decisions
 from bilevel.driver import Driver
 from bilevel.errors import BadInput, ClusterFailed, StoreFailed, StudyChanged
 from bilevel.events import Executor, Finished, Opened, Run, Stage, Started
@@ -174,7 +175,7 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
         study, source = sources.load(f"{document['file']}:{document['object']}")
         if not new_code:
             sources.check_unchanged(document["source"], source.texts)
-        study = changed(study, document["changes"])
+    study = changed(study, document["changes"])
     if not new_code and json.loads(json.dumps(study.config())) != document["settings"]["config"]:
         now, then = study.config(), document["settings"]["config"]
         paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path))
@@ -187,10 +188,10 @@ def _extend(folder: RunFolder, study: Study, more: int) -> Study:
     if study.budget is None:
         raise BadInput(f"{folder.run_id}: it has no number of trials that could be raised; {study.name} ends by itself")
     document = folder.document()
-    trials = study.budget + more
-    document["changes"]["--trials"] = document["settings"]["trials"] = trials
+    longer = dataclasses.replace(study, trials=study.budget + more)
+    document["changes"]["--trials"] = document["settings"]["trials"] = longer.trials
     folder.change(document)
-    return dataclasses.replace(study, trials=trials)
+    return longer
 
 
 def _check_window(folder: RunFolder, slots: int) -> None:
@@ -374,14 +375,24 @@ def _slots(study: Study, on: On, slots: int | None) -> int:
 def _check(study: Study, on: On) -> dict[Any, Any]:
     """What can be known to be wrong before anything starts; what was built for that, for the first trial's use."""
     kept: dict[Any, Any] = {}
+    Decisions(study, History())
     if study.isolation == "process" and (study.spreads or isinstance(on, Inline)):
         where = "it spreads its work from the driver" if study.spreads else "trials run in this process (--workers 0)"
         raise BadInput(f"Study {study.name}: isolation='process' gives each trial a process of its own, but {where}")
-    config = study.build(spaces.complete(study.space, {}))
+    try:
+        config = study.build(spaces.complete(study.space, {}))
+    except BadInput:
+        raise
+    except Exception as error:
+        if study.parameters:  # the class refuses the middle of the space; elsewhere it need not
+            return kept
+        raise BadInput(f"Study {study.name}: {type(error).__name__}: {error}; give the space other values") from error
     check = getattr(study.objective, "check", None)
     if check is not None:
         with torch.random.fork_rng(devices=[]):
             check(config, Run(study.key.child("trial", 0).integer(), 0, study.key, kept=kept))
+    if study.parameters:  # what was built is of the middle of the space, and the first trial is elsewhere
+        kept.clear()
     return kept
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ class Shelf:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._best: list[tuple[float, float, int]] = []  # worst first: of ended trials with checkpoints
+        self._best: list[_Rank] | None = None  # worst first: of ended trials with checkpoints
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -61,15 +62,16 @@ class Shelf:
 
     def ended(self, trial: Trial, history: History) -> None:
         """A trial has ended: of all that have, only the best keep a checkpoint (a donor's may still be needed)."""
-        if not trial.kept or len(history.trials) < BEST:
+        if not trial.kept:
             return
-        sign = 1 if history.minimize else -1
-        rank = (-trial.violation, -sign * trial.objective if trial.objective is not None else float("-inf"))
-        heapq.heappush(self._best, (*rank, -trial.number))
-        while len(self._best) > BEST:
+        if self._best is None:  # an earlier driver's, too
+            ended = (t for t in history.trials.values() if t.state != "running" and t.kept and t is not trial)
+            self._best = [_rank(other, history.minimize) for other in ended]
+            heapq.heapify(self._best)
+        heapq.heappush(self._best, _rank(trial, history.minimize))
+        while len(self._best) > BEST and all(history.trials[other].moved is None for other in history.running):
             *_, number = heapq.heappop(self._best)
-            if all(history.trials[other].moved is None for other in history.running):
-                shutil.rmtree(checkpoints.folder(self._folder.path, -number, 0).parent, ignore_errors=True)
+            shutil.rmtree(checkpoints.folder(self._folder.path, -number, 0).parent, ignore_errors=True)
 
     # -- text ----------------------------------------------------------------------------------------------------------
 
@@ -93,7 +95,23 @@ class Shelf:
         return self._folder.path / "logs" / f"trial-{trial:04d}.txt"
 
     def traceback(self, trial: int, text: str) -> None:
-        """Keep what a trial raised."""
+        """Keep what a trial raised.
+
+        Raises:
+            StoreFailed: the disk is full or gone.
+        """
         path = self._folder.path / "errors" / f"trial-{trial:04d}.txt"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StoreFailed(f"{path}: cannot be written: {error.strerror}; free space, then resume") from error
+
+
+_Rank = tuple[float, bool, float, int]
+
+
+def _rank(trial: Trial, minimize: bool) -> _Rank:
+    """How much its checkpoint is worth, ascending: as `History.leaders`, but each trial by itself."""
+    value = -math.inf if trial.objective is None else trial.objective * (-1 if minimize else 1)
+    return -trial.violation, trial.state == "completed", value, -trial.number
