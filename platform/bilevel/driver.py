@@ -273,6 +273,7 @@ class Driver:
         """Reports that are in the journal already, though they come after the state that it goes on from."""
         found: dict[int, Reported] = {}
         if trial.step > step:
+            self._journal.commit()
             for event in self.folder.events():
                 if isinstance(event, Moved) and event.trial == trial.number:
                     found.clear()
@@ -409,7 +410,9 @@ class Driver:
     def _end(self, live: Live, state: str, reason: str | None = None) -> None:
         self._live.pop(live.number, None)
         self._checkpoint(live)
-        learned = trees.digest(live.state["learned"]) if live.state and "learned" in live.state else None
+        learned = None
+        if state == "completed" and live.state and "learned" in live.state:  # of others, workers may keep the newest
+            learned = trees.digest(live.state["learned"])
         ended = end(self.study, self.history.trials[live.number], state, learned, reason)
         self.record(ended)
         self._unsaved = True
