@@ -38,27 +38,12 @@ class OneOf:
             raise BadInput("OneOf(): nothing to choose from; give it some values")
         if len(options) == 1 and isinstance(options[0], list | tuple | set | range):
             raise BadInput(f"OneOf({options[0]!r}): one option, which is a list; for its values write OneOf(*values)")
-        for name, value in (
-            ("options", options),
-            ("ordered", ordered),
-            ("labels", tuple(label(option) for option in options)),
-        ):
-            object.__setattr__(self, name, value)
-        twice = [known for i, known in enumerate(self.labels) if any(same(known, other) for other in self.labels[:i])]
-        if twice:
-            raise BadInput(f"OneOf: {twice[0]!r} is there twice; options are told apart by value, objects by name")
-        if any(isinstance(known, float) and math.isnan(known) for known in self.labels):
-            raise BadInput("OneOf: an option is not a number (NaN); leave it out")
-        for option in options:
-            if isinstance(option, OneOf):
-                raise BadInput(f"OneOf: {option!r} is a choice itself; put its options beside the others")
-            for other in _rivals(option, self):
-                raise BadInput(
-                    f"OneOf: {_shown(option)} and {_shown(other)} may be the same value; make them one option"
-                )
-        center = center if self.contains(center) else label(center)
-        object.__setattr__(self, "center", center)
-        if center is not None and not self.contains(center):
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "ordered", ordered)
+        object.__setattr__(self, "labels", tuple(label(option) for option in options))
+        _check(self)
+        object.__setattr__(self, "center", center if self.contains(center) else label(center))
+        if center is not None and not self.contains(self.center):
             raise BadInput(f"OneOf: center={center!r} is none of its options: {', '.join(map(str, self.labels))}")
 
     def __hash__(self) -> int:
@@ -163,14 +148,33 @@ def _own(thing: Any, field: dataclasses.Field[Any]) -> bool:
     return field.init and label(getattr(thing, field.name)) != label(default)
 
 
-def _rivals(option: Any, choice: OneOf) -> list[Any]:
-    """Options from which this one could not be told by the values in a configuration alone."""
-    others = [other for other in choice.options if other is not option]
+def _check(choice: OneOf) -> None:
+    """Whether each option can be told from the others, by its label and by its values in a configuration."""
+    seen: set[tuple[bool, Any]] = set()
+    for known in choice.labels:
+        if (isinstance(known, bool), known) in seen:
+            raise BadInput(f"OneOf: {known!r} is there twice; options are told apart by value, objects by name")
+        seen.add((isinstance(known, bool), known))
+    if any(isinstance(known, float) and math.isnan(known) for known in choice.labels):
+        raise BadInput("OneOf: an option is not a number (NaN); leave it out")
+    for option in choice.options:
+        if isinstance(option, OneOf):
+            raise BadInput(f"OneOf: {option!r} is a choice itself; put its options beside the others")
+        for other in choice.options if _spans(option) else ():
+            if other is not option and _may_be(option, other):
+                shown = f"{_shown(option)} and {_shown(other)}"
+                raise BadInput(f"OneOf: {shown} may be the same value; make them one option")
+
+
+def _spans(option: Any) -> bool:
+    """Whether a configuration says less of an option than its label: a dimension, a record."""
+    return is_dimension(option) or (dataclasses.is_dataclass(option) and not isinstance(option, type))
+
+
+def _may_be(option: Any, other: Any) -> bool:
     if is_dimension(option):
-        return [other for other in others if is_dimension(other) or option.contains(label(other))]
-    if dataclasses.is_dataclass(option) and not isinstance(option, type):
-        return [other for other in others if same(label(other), label(type(option)))]
-    return []
+        return is_dimension(other) or bool(option.contains(label(other)))
+    return same(label(other), label(type(option)))
 
 
 def _plain(option: Any) -> Any:
