@@ -165,7 +165,7 @@ class Driver:
             self._begin(trial, "resumed" if trial.attempts else "")
 
     def _decide(self, slots: int) -> str | None:
-        """Do what the study wants next; its status if that is the end. What is asked is on disk before it begins."""
+        """Do what the study wants next; its status if that is the end. What is asked is written before it begins."""
         begin: list[int] = []
         while True:
             commands = self.decisions.next(slots)
@@ -186,7 +186,7 @@ class Driver:
             elif not asked:
                 break
         if begin or self._unsaved:
-            self._journal.commit()
+            self._journal.flush()
             self._unsaved = False
         for number in begin:
             self._begin(self.history.trials[number])

@@ -22,8 +22,8 @@ Tree = dict[str, Any]
 class Report:
     """What an objective says after a step: its metrics, and the state that it could go on from.
 
-    `state` is a tree of tensors and JSON values; the driver writes it to a checkpoint when it sees fit. Tensors in it
-    must not be changed in place afterwards.
+    `state` is a tree of tensors and JSON values; the driver writes it to a checkpoint when it sees fit. An objective
+    that yields `Units` must not change tensors in it in place afterwards.
     """
 
     step: int

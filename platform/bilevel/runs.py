@@ -316,7 +316,8 @@ class _Session:
     def _open_stage(self) -> Stage:
         """Where trials run: in the driver if they spread their work, else where units would."""
         study = self.study
-        script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0)
+        low, copies = study.sign > 0, not study.spreads
+        script = Script(study.objective, study.space, study.key, study.metric, low, copies)
         if study.spreads or isinstance(self.on, Inline):
             if isinstance(self.on, Tune):
                 self.watch.say("Tune places no trials: the objective spreads its work, and its units go to Ray actors")

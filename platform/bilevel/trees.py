@@ -57,6 +57,31 @@ def add(left: Any, right: Any) -> Any:
     return left + right
 
 
+def storable(tree: Any, path: str = "", *, copy: bool = False) -> Any:
+    """The tree as a checkpoint can hold it: tensors and JSON values; numpy's arrays become tensors, its numbers plain.
+
+    With `copy` its tensors are copies: whoever goes on training changes the originals in place.
+
+    Raises:
+        TypeError: something else is in it; the message says where and what.
+    """
+    if isinstance(tree, Tensor):
+        return tree.detach().clone() if copy else tree
+    if isinstance(tree, str | int | float | bool | None):
+        return tree
+    if isinstance(tree, dict):
+        return {name: storable(leaf, f"{path}.{name}" if path else str(name), copy=copy) for name, leaf in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [storable(leaf, f"{path}.{index}", copy=copy) for index, leaf in enumerate(tree)]
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "biufc":
+        return torch.tensor(tree)
+    if isinstance(tree, np.generic):
+        return tree.item()
+    raise TypeError(
+        f"{path or 'it'} is a {type(tree).__name__}; it takes tensors, numpy arrays, numbers, words, lists and dicts"
+    )
+
+
 def to_device(tree: Any, device: torch.device | str) -> Any:
     """The tree with its tensors on `device`."""
     return map_tensors(lambda tensor: tensor.to(device), tree)

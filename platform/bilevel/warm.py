@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from bilevel.errors import BadInput
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
 from bilevel.record import folder as folders
+from bilevel.record.folder import RunFolder
 from bilevel.study import Study
 
 
@@ -22,8 +23,7 @@ def collect(study: Study, store: Path) -> list[dict[str, Any]]:
         BadInput: no such run, another objective, or not one trial that fits.
     """
     found: list[dict[str, Any]] = []
-    for run in study.warm_start:
-        folder = folders.find(store, run)
+    for run, folder in _folders(study, store):
         history = histories.replay(folder.events())
         if dict(history.objectives) != study.objectives:
             raise BadInput(
@@ -38,6 +38,13 @@ def collect(study: Study, store: Path) -> list[dict[str, Any]]:
             )
         found += fitting
     return found
+
+
+def _folders(study: Study, store: Path) -> Iterator[tuple[str, RunFolder]]:
+    """The runs that are meant: by id, or all of a study by its name."""
+    for name in study.warm_start:
+        of_study = [folder for folder in folders.runs(store) if folder.document()["name"] == name]
+        yield from ((name, folder) for folder in of_study or [folders.find(store, name)])
 
 
 def restore(said: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Told]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import random
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from bilevel import space as spaces
+from bilevel import trees
 from bilevel.episodes import Key
 from bilevel.errors import BilevelError, TrialFailed
 from bilevel.events import Completed, Order, Raised, Report, Run, Tree, Units
@@ -34,6 +36,8 @@ class Script:
     key: Key
     metric: str
     minimize: bool
+    copies: bool = True
+    """States are copied when they are reported: the objective may go on to change them in place."""
 
     def host(self, order: Order, cache: dict[Any, Any], *, echo: bool = False) -> Hosted:
         """An attempt, ready to begin."""
@@ -42,7 +46,7 @@ class Script:
             config = {**order.point, **config}  # values that the objective is going to ask for by itself
         run = Run(order.seed, order.trial, self.key, order.state, kept=cache)
         searched = bool(order.point)
-        return Hosted(self.objective, config, run, metric=self.metric, searched=searched, echo=echo)
+        return Hosted(self.objective, config, run, metric=self.metric, searched=searched, copies=self.copies, echo=echo)
 
 
 class Hosted:
@@ -60,6 +64,7 @@ class Hosted:
         *,
         metric: str = "",
         searched: bool = False,
+        copies: bool = True,
         echo: bool = False,
     ) -> None:
         """Nothing of the objective runs yet.
@@ -70,6 +75,7 @@ class Hosted:
             run: what it is given beside it.
             metric: what a number that it returns is called.
             searched: values were chosen by a search; if they are bad input, it is this trial alone that fails.
+            copies: states are copied when they are reported.
             echo: what it prints goes to standard error, too.
         """
         self.run = run
@@ -77,7 +83,7 @@ class Hosted:
         self.state_step = 0
         self._last = -1
         self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
-        self._searched = searched
+        self._searched, self._copies = searched, copies
         self._printed = _Printed(sys.stderr if echo else None)
         self._random: _Random | None = None
 
@@ -89,7 +95,7 @@ class Hosted:
         """
         with self._own_random(), self._printed.taken():
             try:
-                said = self._generator.send(answer)
+                said: Any = self._generator.send(answer)
             except StopIteration:
                 return Completed()
             except TrialFailed as error:
@@ -100,7 +106,7 @@ class Hosted:
                 return raised(error)
             except (Exception, SystemExit) as error:  # noqa: BLE001 the user's code: whatever it raises ends this trial alone
                 return raised(error)
-            problem = self._unfit(said)
+            said, problem = self._fit(said)
             if problem is not None:
                 self._generator.close()
                 return Raised(problem)
@@ -108,7 +114,9 @@ class Hosted:
             self._last = said.step
             if said.state is not None:
                 self.state, self.state_step = said.state, said.step
-        return said
+            return said
+        units: Units = said
+        return units
 
     def output(self) -> str:
         """What it has printed since the last call."""
@@ -119,18 +127,23 @@ class Hosted:
         with self._own_random(), self._printed.taken(), contextlib.suppress(Exception):
             self._generator.close()
 
-    def _unfit(self, said: object) -> str | None:
-        """What is wrong with something that an objective yields."""
+    def _fit(self, said: Any) -> tuple[Any, str | None]:
+        """What an objective yields, its state as it can be kept; or what is wrong with it."""
         if isinstance(said, Units):
-            return None
+            return said, None
         if not isinstance(said, Report):
-            return f"yielded a {type(said).__name__}; it takes Report(...) or Units(...)"
+            return said, f"yielded a {type(said).__name__}; it takes Report(...) or Units(...)"
         if not isinstance(said.step, int) or said.step <= self._last:
-            return f"step {said.step!r} reported after step {self._last}; steps are whole numbers that grow"
+            return said, f"step {said.step!r} reported after step {self._last}; steps are whole numbers that grow"
         for name, value in said.metrics.items():
             if not isinstance(value, SupportsFloat):
-                return f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
-        return None
+                return said, f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
+        if said.state is None:
+            return said, None
+        try:
+            return dataclasses.replace(said, state=trees.storable(said.state, copy=self._copies)), None
+        except TypeError as error:
+            return said, f"step {said.step}: state cannot be kept: {error}"
 
     @contextlib.contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -177,7 +190,9 @@ class _Random:
 def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 class _Printed(io.TextIOBase):

@@ -117,7 +117,13 @@ def _split(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = tree
         return {"tensor": path}
     if isinstance(tree, dict):
-        return {name: _split(leaf, f"{path}/{name}" if path else name, tensors) for name, leaf in tree.items()}
+        names = {name: name if isinstance(name, str) else f"#{name}" for name in tree}
+        parts = {
+            name: _split(leaf, f"{path}/{names[name]}" if path else names[name], tensors) for name, leaf in tree.items()
+        }
+        if all(isinstance(name, str) for name in tree) and tree.keys() not in ({"tensor"}, {"items"}):
+            return parts
+        return {"items": [[name, part] for name, part in parts.items()]}  # numbers as names, as optimizers have them
     if isinstance(tree, list | tuple):
         return [_split(leaf, f"{path}/{i}", tensors) for i, leaf in enumerate(tree)]
     return tree
@@ -128,6 +134,8 @@ def _join(document: Any, tensors: dict[str, Tensor]) -> Any:
         if document.keys() == {"tensor"} and isinstance(document["tensor"], str):
             # A copy: safetensors gives views into one buffer, aligned as they come; results must not depend on that.
             return tensors[document["tensor"]].clone(memory_format=torch.contiguous_format)
+        if document.keys() == {"items"} and isinstance(document["items"], list):
+            return {name: _join(leaf, tensors) for name, leaf in document["items"]}
         return {name: _join(leaf, tensors) for name, leaf in document.items()}
     return [_join(leaf, tensors) for leaf in document] if isinstance(document, list) else document
 

@@ -45,11 +45,13 @@ class Journal:
     """The writing end. Opening it cuts a torn last line off; only one process may hold it (see `record.lock`).
 
     Events are committed in groups: those of `COMMIT_EVERY` seconds share one write and fsync; `commit` does it at once.
+    What was handed to the system by `flush` outlives this process, but not a power failure before the next commit.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pending: list[bytes] = []
+        self._unsynced = False
         self._committed_at = time.monotonic()
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -77,24 +79,41 @@ class Journal:
             StoreFailed: the disk is full or gone. What was committed earlier stays.
         """
         self._committed_at = time.monotonic()
-        if not self._pending:
+        self.flush()
+        if not self._unsynced:
             return
+        self._unsynced = False
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._full(error) from error
+
+    def flush(self) -> None:
+        """Hand all that was appended to the system (one write): a kill of this process loses nothing of it.
+
+        Raises:
+            StoreFailed: the disk is full or gone. What was written earlier stays.
+        """
         data = b"".join(self._pending)
+        self._pending.clear()
+        if not data:
+            return
         try:
             written = 0
             while written < len(data):
                 written += os.write(self._fd, data[written:])
-            os.fsync(self._fd)
         except OSError as error:
-            self._pending.clear()
-            raise StoreFailed(f"{self.path}: cannot be written: {error.strerror}; free space, then resume") from error
+            raise self._full(error) from error
         self._size += len(data)
-        self._pending.clear()
+        self._unsynced = True
+
+    def _full(self, error: OSError) -> StoreFailed:
+        return StoreFailed(f"{self.path}: cannot be written: {error.strerror}; free space, then resume")
 
     @property
     def due(self) -> bool:
         """Whether something waits for longer than the commit interval."""
-        return bool(self._pending) and time.monotonic() - self._committed_at >= COMMIT_EVERY
+        return (bool(self._pending) or self._unsynced) and time.monotonic() - self._committed_at >= COMMIT_EVERY
 
     def close(self) -> None:
         """Commit and close."""
