@@ -8,7 +8,7 @@ import io
 import random
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsFloat, TextIO
 
@@ -108,7 +108,8 @@ class Hosted:
                 return raised(error)
             said, problem = self._fit(said)
             if problem is not None:
-                self._generator.close()
+                with contextlib.suppress(Exception):
+                    self._generator.close()
                 return Raised(problem)
         if isinstance(said, Report):
             self._last = said.step
@@ -135,8 +136,12 @@ class Hosted:
             return said, f"yielded a {type(said).__name__}; it takes Report(...) or Units(...)"
         if not isinstance(said.step, int) or said.step <= self._last:
             return said, f"step {said.step!r} reported after step {self._last}; steps are whole numbers that grow"
+        if not isinstance(said.metrics, Mapping):
+            return said, f"step {said.step}: metrics are a {type(said.metrics).__name__}; they take numbers by name"
         for name, value in said.metrics.items():
-            if not isinstance(value, SupportsFloat):
+            if not isinstance(name, str):
+                return said, f"step {said.step}: metric {name!r} is named by a {type(name).__name__}; names are text"
+            if not _is_number(value):
                 return said, f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
         if said.state is None:
             return said, None
@@ -157,6 +162,16 @@ class Hosted:
         finally:
             self._random = _Random.here()
             before.apply()
+
+
+def _is_number(value: Any) -> bool:
+    if not isinstance(value, SupportsFloat) or isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers
+        return False
+    return True
 
 
 def plain(report: Report) -> Report:
