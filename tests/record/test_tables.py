@@ -3,63 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import sqlite3
-from itertools import chain, pairwise
+import time
+import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import ViewType
+from sqlalchemy.exc import OperationalError
 
 import journals
-from bilevel.events import Asked, Begun, Ended, Event, Finished, Interrupted, Reported, Started
+from bilevel.events import Asked, Begun, Event, Interrupted
 from bilevel.record import writer
 from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, ledger, tables
 from bilevel.record.mlflow.database import prepare_database
-from bilevel.record.writer import Status, follow
+from records import JOURNALS, QUERIES, found_by, read_back, record
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
-
-ODD: list[Event] = [
-    Started("odd'one", journals.RUN, "loss", True, 7),
-    journals.opened(),
-    Asked(
-        0, {"a.long": "x" * 9000, "none": None, "list": [1, 2], "größe(m²)": 1.5, "text": "NUL \0, \udc80", "e": ""}, 1
-    ),
-    Reported(0, 1, {"loss": math.nan, "up": math.inf, "down": -math.inf, "a//b": 2.0, "test/loss@2": 1.0}),
-    Reported(0, 1, {"loss": 1.0}),  # a step twice: the larger value is the latest where the time is the same
-    Reported(0, 3, {"loss": -1.0, "later": 1.0}),
-    Reported(0, 2, {"loss": 5.0, "later": 2.0}),
-    Reported(0, 4, {f"m{n}": float(n) for n in range(1200)}),
-    Ended(0, "failed", 4, None, "reason " * 2000),
-    Finished("failed", {"status": "failed", "trials": {"failed": 1}, "best": None, "metrics": {}}),
-]
-JOURNALS: dict[str, list[Event]] = {
-    "one trial": [*journals.beginning(), *journals.trial(0, 30), *journals.end(1)],
-    "search": list(journals.search(30)),
-    "asha": journals.halving(12),
-    "pbt": journals.population(3, 3, 5),
-    "left": [*journals.halving(8)[:40], Interrupted("SIGINT")],
-    "resumed": list(chain(*journals.interrupted(journals.halving(8), 40))),
-    "odd": ODD,
-}
-
-
-class Now:
-    """A driver that waits for the record."""
-
-    def __init__(self) -> None:
-        import threading
-
-        self.finishing = threading.Event()
-        self.finishing.set()
-
-    def wait(self, seconds: float) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -70,70 +33,12 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store / "mlflow.db"
 
 
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's tables are not as expected."""
-    monkeypatch.setattr(ledger, "open_tables", lambda *_: None)
-
-
 def store_of(home: Path, empty: Path, events: list[Event]) -> tuple[Path, str]:
     """A store with a database and a run's journal; the run's folder and the database's URI."""
     folder = journals.folder(home)
     shutil.copy(empty, home / "mlflow.db")
     journals.write(folder, events)
     return folder, f"sqlite:///{home}/mlflow.db"
-
-
-def record(folder: Path, uri: str) -> Ledger:
-    """Write the journal as a writer does whose driver waits."""
-    written = Ledger(uri, folder)
-    follow(written, folder, Now(), Status(folder))  # type: ignore[arg-type]
-    return written
-
-
-def read_back(uri: str) -> dict[str, Any]:
-    """All that MlflowClient says of the runs, by name; ids and places replaced by names."""
-    client = MlflowClient(uri)
-    experiments = [e.experiment_id for e in client.search_experiments(filter_string="name != 'Default'")]
-    runs = client.search_runs(experiments, run_view_type=ViewType.ALL, max_results=5000)
-    names = {run.info.run_id: run.info.run_name for run in runs}
-    found: dict[str, Any] = {}
-    for run in runs:
-        info, data = run.info, run.data
-        histories = {
-            name: sorted((p.step, p.timestamp, repr(p.value)) for p in client.get_metric_history(info.run_id, name))
-            for name in data.metrics
-        }
-        latest = {m.key: (repr(m.value), m.timestamp, m.step) for m in data._metric_objs}
-        place = info.artifact_uri.replace(info.run_id, "RUN").rpartition("/artifacts/RUN")[1:]
-        found[info.run_name] = {
-            "info": (info.status, info.start_time, info.end_time, info.user_id, info.lifecycle_stage, place),
-            "inputs": (run.inputs.dataset_inputs, run.outputs.model_outputs if run.outputs else None),
-            "params": data.params,
-            "tags": {name: names.get(value, value) for name, value in data.tags.items()},
-            "latest": latest,
-            "histories": histories,
-            "files": sorted(item.path for item in client.list_artifacts(info.run_id)),
-        }
-    return found
-
-
-QUERIES = [
-    ("tags.`bilevel.kind` = 'trial'", ["metrics.`objective` ASC"]),
-    ("tags.`bilevel.kind` = 'trial'", ["metrics.`objective` DESC"]),
-    ("metrics.loss < 0.3", ["params.lr ASC", "tags.`bilevel.trial` DESC"]),
-    ("params.lr = '0.1'", ["attributes.start_time DESC"]),
-    ("attributes.status = 'FINISHED' and tags.`bilevel.state` = 'completed'", ["attributes.end_time ASC"]),
-    ("attributes.run_name LIKE 'trial %'", ["metrics.accuracy DESC"]),
-    ("tags.mlflow.user != 'nobody'", []),
-]
-
-
-def found_by(uri: str, condition: str, order: list[str]) -> list[str]:
-    client = MlflowClient(uri)
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    order = [*order, "attributes.run_name ASC"]  # of equals
-    return [run.info.run_name for run in client.search_runs(experiments, condition, order_by=order)]
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])
@@ -249,8 +154,6 @@ def test_a_write_that_fails_for_another_cause_than_an_outage_is_left_to_the_clie
 def test_an_outage_is_not_taken_for_a_change_of_mlflow(
     tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sqlalchemy.exc import OperationalError
-
     monkeypatch.setattr(tables, "LOCK_WAIT", 10)
     folder, uri = store_of(tmp_path, empty, journals.halving(4))
     whole = Ledger(uri, folder)
@@ -273,9 +176,6 @@ def test_an_outage_is_not_taken_for_a_change_of_mlflow(
 
 
 def test_ten_thousand_children_are_found_again_quickly(tmp_path: Path, empty: Path) -> None:
-    import time
-    import tracemalloc
-
     folder, uri = store_of(tmp_path, empty, [])
     journals.write(folder, journals.search(10_000))
     record(folder, uri)
