@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ from bilevel import (
 )
 from bilevel import driver as drivers
 from bilevel.errors import BadInput
-from bilevel.events import Asked, Begun, Ended, Moved, Turned
+from bilevel.events import Asked, Begun, Ended, Fault, Gone, Moved, Said, Turned
 from bilevel.execute.inline import InlineStage
 from bilevel.outer.search import Point, Problem, Searcher, Told
 from bilevel.record import checkpoints
@@ -285,6 +286,15 @@ def test_a_grid_is_done_when_it_is_done(tmp_path: Path) -> None:
     assert {(t.config["x"], t.config["y"]) for t in history.trials.values()} == {
         (x, y) for x in (0.1, 0.2, 0.3) for y in (0.0, 1.0)
     }
+
+
+def test_a_large_grid_is_tried_whole(tmp_path: Path) -> None:
+    def tiny(config: Hill, run: Run) -> float:
+        return config.x
+
+    values = {"x": OneOf(*(n / 10 for n in range(10))), "steps": Int(1, 7)}
+    _, history = searched(tmp_path, hill(tiny, values=values, search=Grid(points=7), trials=None))
+    assert len({(t.config["x"], t.config["steps"]) for t in history.trials.values()}) == 70
 
 
 # -- how good is a trial -----------------------------------------------------------------------------------------------
@@ -868,6 +878,79 @@ def test_a_search_is_rebuilt_by_the_same_talk_as_it_was_led_by(tmp_path: Path) -
     assert spy.talks[-1] == led
 
 
+# -- workers that die --------------------------------------------------------------------------------------------------
+
+
+class Lossy(InlineStage):
+    """Loses attempts before their reports come through, so many of each trial, and says it late, and again."""
+
+    def __init__(self, script: Any, seed: int, most: int) -> None:
+        super().__init__(script, {}, echo=False)
+        self._chance, self._most = random.Random(seed), most
+        self._lost: Counter[int] = Counter()
+        self._late: list[Any] = []
+
+    def poll(self, timeout: float) -> list[Any]:
+        late, self._late = self._late, []
+        return [*late, *map(self._through, super().poll(timeout)), *late]
+
+    def _through(self, said: Any) -> Any:
+        if not isinstance(said, Said) or self._lost[said.trial] == self._most or self._chance.random() < 0.6:
+            return said
+        self._lost[said.trial] += 1
+        self.close_trial(said.trial)
+        self._late.append(said)  # of an attempt that nobody listens to any more
+        return Gone(said.trial, said.attempt, "died", "worker 7 on here: killed")
+
+
+@pytest.mark.parametrize("keep", [0.0, math.inf], ids=["states kept", "no state kept"])
+@pytest.mark.parametrize("name", ["random", "asha", "repeats and confirm", "failing"])
+def test_lost_workers_are_nobodys_failure(
+    name: str, keep: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drivers, "KEEP_EVERY", keep)
+    study = STUDIES[name]
+    expected, _ = undisturbed(tmp_path, study)
+    for seed in range(5):
+        folder = fresh(tmp_path, study)
+        life = live(folder, study, stage=lambda script, seed=seed: Lossy(script, seed, 3))
+        assert life.status == "completed"
+        assert fingerprint(folder) == expected
+        check_once(folder)
+        begun = [e for e in folder.events() if isinstance(e, Begun)]
+        assert sum(e.why == "lost" for e in begun) == sum(isinstance(e, Fault) for e in folder.events())
+        assert not any("not what was recorded" in line for line in life.said.lines)
+
+
+def test_a_trial_that_kills_its_workers_fails_and_the_others_are_done(tmp_path: Path) -> None:
+    study = hill(trials=4)
+    folder = fresh(tmp_path, study)
+
+    class Deadly(Lossy):
+        def _through(self, said: Any) -> Any:
+            return super()._through(said) if said.trial == 2 else said
+
+    live(folder, study, slots=2, stage=lambda script: Deadly(script, 3, 99))
+    history = replayed(folder)
+    assert [t.state for t in history.trials.values()] == ["completed", "completed", "failed", "completed"]
+    assert history.trials[2].reason == (
+        "its worker was lost 4 times, each another one; at last: worker 7 on here: killed"
+    )
+    check_once(folder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_population_does_not_depend_on_workers_that_die(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = population()
+    expected, _ = undisturbed(tmp_path, study, slots=4)
+    folder = fresh(tmp_path, study)
+    assert live(folder, study, slots=4, stage=lambda script: Lossy(script, seed, 3)).status == "completed"
+    assert fingerprint(folder) == expected
+    check_once(folder)
+
+
 # -- populations -------------------------------------------------------------------------------------------------------
 
 
@@ -1030,6 +1113,15 @@ def plain() -> Iterator[None]:
     """No figures."""
     with mock.patch.object(runs.figures, "draw", return_value={}):
         yield
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_population_cannot_be_extended_and_stays_as_it_is(tmp_path: Path) -> None:
+    first = run(population(), on=Inline(), store=tmp_path, track="none", slots=4)
+    with pytest.raises(BadInput, match=r"PBT"):
+        resume(first.run_id, store=tmp_path, study=population(), on=Inline(), track="none", more=2)
+    again = resume(first.run_id, store=tmp_path, study=population(), on=Inline(), track="none")
+    assert again.document == first.document
 
 
 @pytest.mark.usefixtures("plain")

@@ -61,6 +61,11 @@ class Grid:
         if not isinstance(self.points, int) or isinstance(self.points, bool) or self.points < 2:
             raise BadInput(f"Grid: points={self.points!r}; it takes a whole number from 2 on")
 
+    @property
+    def trials(self) -> None:
+        """A study that does not say how many tries all."""
+        return
+
     def open(self, problem: Problem) -> Searcher:
         """A search for this problem."""
         return _Grid(problem, self.points)
