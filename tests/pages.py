@@ -44,7 +44,7 @@ def made() -> dict[str, Search]:
         "population": searches.search(searches.population(), None),
         "pareto": searches.search(searches.study(60, objectives=two, rungs=())),
         "limits": searches.search(searches.study(40, limit=0.9, rungs=(), metric="valid/accuracy", minimize=False)),
-        "large": searches.search(searches.study(10_000, workers=8)),
+        "large": searches.large(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,7 @@ def _several(point: Mapping[str, Any], value: float, objectives: Mapping[str, st
     return (value, *more)[: len(objectives)]
 
 
+@cache
 def odd() -> dict[str, Search]:
     """Searches at the edges of what there can be."""
     long = "a_very_long_name_of_a_value_in_a_nested_space." * 3
@@ -187,6 +189,12 @@ def population(members: int = 4, turns: int = 6, every: int = 100, seed: int = 0
     end = BEGAN + turns * every / 10 + 1
     events += [(end, Ended(n, "completed", turns * every, level[n])) for n in rates]
     return sorted(events, key=lambda pair: pair[0])
+
+
+@cache
+def large() -> Search:
+    """Ten thousand trials."""
+    return search(study(10_000, workers=8, steps=9, rungs=(1, 3)))
 
 
 def search(events: Timed, parameters: Sequence[Parameter] | None = MLP) -> Search:
