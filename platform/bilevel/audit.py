@@ -62,6 +62,11 @@ def replay(
     recorded = _reported(folder, trial).get(step)
     if recorded is None:
         raise BadInput(f"{folder.run_id}: trial {trial} has no step {step}; it has 1 to {chosen.step}")
+    if step <= chosen.since:
+        raise BadInput(
+            f"{folder.run_id}: trial {trial} has its configuration since step {chosen.since}, when it went on from"
+            f" another one; give a later step"
+        )
     count = len(recorded.units) // 8
     if not 0 <= unit < count:
         raise BadInput(f"{folder.run_id}: step {step} has units 0 to {count - 1}, not {unit}")
@@ -84,7 +89,8 @@ def audit(folder: RunFolder, study: Study, *, sample: float, seed: int, say: Cal
     faults: list[str] = []
     whole: list[tuple[Trial, int]] = []
     for trial in history.trials.values():
-        whole.append((trial, 0))
+        if not trial.since:
+            whole.append((trial, 0))
         for step, manifest in trial.kept.items():
             path = checkpoints.folder(folder.path, trial.number, step)
             if not path.exists():

@@ -44,6 +44,8 @@ class Trial:
     deaths: int = 0
     """Attempts that were lost with their worker."""
     worker: str = ""
+    since: int = 0
+    """The step from which on its configuration is this one: of a member of a population, where it last moved."""
     moved: tuple[int, int] | None = None
     """The donor and step of a checkpoint that it goes on from, until it has one of its own."""
 
@@ -118,7 +120,13 @@ class History:
                 inherited = {name: getattr(donor, name) for name in ("step", "metrics", "best", "best_step")}
                 moved = (event.donor, donor.step)
                 return dataclasses.replace(
-                    trial, config=event.config, point=event.point, kept={}, moved=moved, **inherited
+                    trial,
+                    config=event.config,
+                    point=event.point,
+                    kept={},
+                    moved=moved,
+                    since=donor.step,
+                    **inherited,
                 )
             case Ended():
                 self.running.pop(event.trial, None)

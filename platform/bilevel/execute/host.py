@@ -23,6 +23,8 @@ from bilevel.events import Completed, Order, Raised, Report, Run, Tree, Units
 from bilevel.execute.callbacks import as_generator
 from bilevel.space import Space
 
+RANDOM = "bilevel.random"
+"""In a state that is kept: the global random generators as they were."""
 OUTPUT = 1_000_000
 """Characters that a trial may print between two reports; the middle of more is left out."""
 
@@ -44,9 +46,13 @@ class Script:
         config = spaces.build(spaces.settle(self.space, order.point))
         if self.space.target is dict:
             config = {**order.point, **config}  # values that the objective is going to ask for by itself
-        run = Run(order.seed, order.trial, self.key, order.state, kept=cache)
-        searched = bool(order.point)
-        return Hosted(self.objective, config, run, metric=self.metric, searched=searched, copies=self.copies, echo=echo)
+        state = None if order.state is None else {n: part for n, part in order.state.items() if n != RANDOM}
+        run = Run(order.seed, order.trial, self.key, state, kept=cache)
+        searched, copies = bool(order.point), self.copies
+        hosted = Hosted(self.objective, config, run, metric=self.metric, searched=searched, copies=copies, echo=echo)
+        if order.state is not None and RANDOM in order.state:
+            hosted.restore(order.state[RANDOM])
+        return hosted
 
 
 class Hosted:
@@ -118,6 +124,16 @@ class Hosted:
             return said
         units: Units = said
         return units
+
+    def kept(self) -> Tree | None:
+        """The newest state as it is to be kept: with the random generators, where the objective may use them."""
+        if self.state is None or self._random is None or not self._copies:
+            return self.state
+        return {**self.state, RANDOM: self._random.tree()}
+
+    def restore(self, random_: Tree) -> None:
+        """Let the random generators go on from where they were."""
+        self._random = _Random.of(random_)
 
     def output(self) -> str:
         """What it has printed since the last call."""
@@ -194,6 +210,21 @@ class _Random:
     @classmethod
     def here(cls) -> _Random:
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+    def tree(self) -> Tree:
+        """As it is kept."""
+        (version, words, gauss), numpy, torch_ = self._states
+        named = {"name": numpy[0], "words": torch.tensor(numpy[1].astype(np.int64)), "rest": list(numpy[2:])}
+        python = {"version": version, "words": torch.tensor(words), "gauss": gauss}
+        return {"python": python, "numpy": named, "torch": torch_}
+
+    @classmethod
+    def of(cls, tree: Tree) -> _Random:
+        """As it was."""
+        python, named = tree["python"], tree["numpy"]
+        words = tuple(int(word) for word in python["words"])
+        numpy = (named["name"], named["words"].numpy().astype(np.uint32), *named["rest"])
+        return cls((python["version"], words, python["gauss"]), numpy, tree["torch"])
 
     def apply(self) -> None:
         python, numpy, torch_ = self._states

@@ -157,7 +157,8 @@ class InlineStage:
         if isinstance(said, Units):
             return Said(trial, attempt, units=said, output=output)
         if isinstance(said, Report):
-            return Said(trial, attempt, (plain(said),), None, None, output, said.state, said.step)
+            state = None if said.state is None else hosted.kept()
+            return Said(trial, attempt, (plain(said),), None, None, output, state, said.step)
         del self._hosted[trial]
         return Said(trial, attempt, (), None, said, output)
 

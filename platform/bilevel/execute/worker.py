@@ -267,7 +267,7 @@ class _Playing:
                 end = said
         state, step = None, 0
         if (wanted or end is not None) and hosted.state is not None and hosted.state_step > self._sent_step:
-            state, step = trees.pack(hosted.state), hosted.state_step
+            state, step = trees.pack(hosted.kept()), hosted.state_step
             self._sent_step, self._sent_at = step, time.monotonic()
         return Played(tuple(reports), end, hosted.output(), state, step, resident())
 
