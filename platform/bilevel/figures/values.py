@@ -159,7 +159,8 @@ def parallel_coordinates(search: Search, found: Importance | None) -> Chart | No
         return None
     values = np.array([float(t.objective or 0.0) for t in valued])
     order = np.lexsort((search.sign * values, np.array([t.violation > 0 for t in valued])))
-    chosen = [int(i) for i in order if i in set(thin(len(valued), LINES, order[: LINES // 8].tolist()).tolist())]
+    kept = set(thin(len(valued), LINES, order[: LINES // 8].tolist()).tolist())
+    chosen = [int(i) for i in order if int(i) in kept]
     rows = np.array([[_along(p, valued[i].point) for p in parameters] for i in chosen])
     objective, ticks = _objective_row(search, values)
     rows, aside = np.column_stack([rows, objective[chosen]]), rows.min(axis=0) < 0
