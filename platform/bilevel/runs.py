@@ -99,9 +99,13 @@ def run(
         "warm": warm.collect(study, store),
         "track": track if track is None else tracking.redact(track),
     }
-    folder = folders.create(store, study.name, document)
-    with folder.locked():
-        return _Session(study, folder, on, uri, watch, seconds, slots, source, kept).work()
+    stage = _stage(study, on, source, kept)  # what no node can hold is refused before anything is written
+    try:
+        folder = folders.create(store, study.name, document)
+        with folder.locked():
+            return _Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage).work()
+    finally:
+        stage.close()
 
 
 def resume(
@@ -226,6 +230,7 @@ class _Session:
     slots: int
     source: Source
     kept: dict[Any, Any]
+    stage: Stage | None = None
 
     def work(self) -> Result:
         """Go on to the end, or to where the store can no longer be written."""
@@ -314,18 +319,11 @@ class _Session:
         return executor
 
     def _open_stage(self) -> Stage:
-        """Where trials run: in the driver if they spread their work, else where units would."""
-        study = self.study
-        low, copies = study.sign > 0, not study.spreads
-        script = Script(study.objective, study.space, study.key, study.metric, low, copies)
-        if study.spreads or isinstance(self.on, Inline):
-            if isinstance(self.on, Tune):
-                self.watch.say("Tune places no trials: the objective spreads its work, and its units go to Ray actors")
-            return InlineStage(script, self.kept)
-        code = () if self.source.file is None else (str(self.source.file.parent),)
-        fresh = study.isolation == "process"
-        stage: Stage = self.on.stage(script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
-        return stage
+        """What was opened before anything was written, at first; after the death of its cluster another one."""
+        stage, self.stage = self.stage, None
+        if isinstance(self.on, Tune) and self.study.spreads:
+            self.watch.say("Tune places no trials: the objective spreads its work, and its units go to Ray actors")
+        return stage or _stage(self.study, self.on, self.source, self.kept)
 
     def _left(self) -> float | None:
         """Seconds that are left to this session: its own limit, or what earlier sessions left of the study's."""
@@ -354,6 +352,21 @@ class _Session:
         workers = 0 if isinstance(self.on, Inline) else self.on.workers
         names = ("bilevel", "torch", "numpy", "ray", "mlflow")
         return Opened(workers, self.source.sha256, {n: _version(n) for n in names}, hardware(), _git(self.source.file))
+
+
+def _stage(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stage:
+    """Where trials run: in the driver if they spread their work, else where units would.
+
+    Raises:
+        BadInput: no node can ever hold such a trial; ClusterFailed: there is no cluster.
+    """
+    script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0, copies=not study.spreads)
+    if study.spreads or isinstance(on, Inline):
+        return InlineStage(script, kept)
+    code = () if source.file is None else (str(source.file.parent),)
+    fresh = study.isolation == "process"
+    stage: Stage = on.stage(script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
+    return stage
 
 
 def hardware() -> str:
