@@ -96,7 +96,7 @@ def run(
         "sha256": source.sha256,
         "source": dict(source.texts),
         "execution": {**_described(on), "slots": slots},
-        "warm": warm.collect(study, store),
+        "warm": warm.collect(study, store, uri),
         "track": track if track is None else tracking.redact(track),
     }
     stage = _stage(study, on, source, kept)  # what no node can hold is refused before anything is written

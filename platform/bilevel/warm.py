@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ from bilevel.record import folder as folders
 from bilevel.record.folder import RunFolder
 from bilevel.study import Study
 
+EXPERIMENT = "mlflow:"
 
-def collect(study: Study, store: Path) -> list[dict[str, Any]]:
+
+def collect(study: Study, store: Path, uri: str) -> list[dict[str, Any]]:
     """The trials of `study.warm_start`, as far as they fit the space: kept with the run, which so stays reproducible.
 
     Raises:
-        BadInput: no such run, another objective, or not one trial that fits.
+        BadInput: no such run or experiment, another objective, or not one trial that fits.
     """
     found: list[dict[str, Any]] = []
+    for name in study.warm_start:
+        if name.startswith(EXPERIMENT):
+            found += _experiment(study, name.removeprefix(EXPERIMENT), uri)
     for run, folder in _folders(study, store):
         history = histories.replay(folder.events())
         if dict(history.objectives) != study.objectives:
@@ -43,6 +49,8 @@ def collect(study: Study, store: Path) -> list[dict[str, Any]]:
 def _folders(study: Study, store: Path) -> Iterator[tuple[str, RunFolder]]:
     """The runs that are meant: by id, or all of a study by its name."""
     for name in study.warm_start:
+        if name.startswith(EXPERIMENT):
+            continue
         of_study = [folder for folder in folders.runs(store) if folder.document()["name"] == name]
         yield from ((name, folder) for folder in of_study or [folders.find(store, name)])
 
@@ -56,6 +64,40 @@ def restore(said: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], 
     return told
 
 
+def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
+    """The runs of an MLflow experiment whose parameters fit the space and that have the objectives as metrics."""
+    if uri == "none":
+        raise BadInput(
+            f"Study {study.name}: warm_start={EXPERIMENT + name!r} needs a tracking server; give --track URI"
+        )
+    from bilevel.record.mlflow.earlier import earlier  # dear, and rarely wanted
+
+    said: list[dict[str, Any]] = []
+    runs = earlier(uri, name)
+    for run in runs:
+        point = spaces.point_of(study.space, run.config)
+        values = [run.metrics.get(metric) for metric in study.objectives]
+        if point is None or (run.finished and None in values):
+            continue
+        ways = [1 if minimize else -1 for minimize in study.objectives.values()]
+        told = [way * value for way, value in zip(ways, values, strict=True) if value is not None]
+        good = run.finished and all(map(math.isfinite, told))
+        said.append(_entry(point, told if good else None, 0, run.stopped, 0.0))
+    if not said:
+        wanted = ", ".join([*(p.path for p in study.parameters), *study.objectives])
+        raise BadInput(
+            f"Study {study.name}: warm_start={EXPERIMENT + name!r}: of its {len(runs)} ended runs none fits; they need"
+            f" {wanted} as parameters and metrics"
+        )
+    return said
+
+
+def _entry(
+    point: Mapping[str, Any], values: list[float] | None, step: int, stopped: bool, violation: float
+) -> dict[str, Any]:
+    return {"point": dict(point), "values": values, "step": step, "stopped": stopped, "violation": violation}
+
+
 def _said(study: Study, history: History, trial: Trial) -> dict[str, Any] | None:
     if trial.state not in ("completed", "stopped", "failed"):
         return None
@@ -66,13 +108,7 @@ def _said(study: Study, history: History, trial: Trial) -> dict[str, Any] | None
     if trial.objective is not None:
         ways = [1 if minimize else -1 for minimize in history.objectives.values()]
         values = [way * value for way, value in zip(ways, trial.values or (trial.objective,), strict=True)]
-    return {
-        "point": dict(point),
-        "values": values,
-        "step": trial.step,
-        "stopped": trial.state == "stopped",
-        "violation": trial.violation,
-    }
+    return _entry(point, values, trial.step, trial.state == "stopped", trial.violation)
 
 
 def _ways(objectives: Mapping[str, bool]) -> str:

@@ -1,0 +1,65 @@
+"""What was tried before, as an MLflow experiment tells, whoever recorded it?"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bilevel.errors import BadInput
+from bilevel.record.tracking import redact
+
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run that has ended: parameters by name, the last value of each metric, and whether it came to its end."""
+
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    finished: bool
+    stopped: bool
+
+
+def earlier(uri: str, experiment: str) -> list[Earlier]:
+    """The ended runs of an experiment, oldest first; the parents of our own studies are left out.
+
+    Raises:
+        BadInput: there is no such experiment.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow about its own use of SQLAlchemy
+        return list(_ended(uri, experiment))
+
+
+def _ended(uri: str, experiment: str) -> Iterator[Earlier]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise BadInput(f"warm_start: no experiment {experiment!r} in {redact(uri)}")
+    token = None
+    while True:
+        page = client.search_runs(
+            [found.experiment_id], max_results=PAGE, order_by=["attributes.start_time"], page_token=token
+        )
+        for run in page:
+            if run.info.status in ("FINISHED", "FAILED", "KILLED") and run.data.tags.get("bilevel.kind") != "study":
+                config = {name: _value(text) for name, text in run.data.params.items()}
+                stopped = run.data.tags.get("bilevel.state", "") == "stopped"
+                yield Earlier(config, dict(run.data.metrics), run.info.status != "FAILED", stopped)
+        token = page.token
+        if not token:
+            return
+
+
+def _value(text: str) -> Any:
+    """A parameter as it was before it was written as text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

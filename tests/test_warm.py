@@ -1,0 +1,105 @@
+"""Is a search told of earlier trials exactly where they fit?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilevel import Inline, Log, Random, Report, Result, Run, Space, Study, Uniform, run, warm
+from bilevel.errors import BadInput
+from support.tiny import Said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is searched."""
+
+    lr: float
+    momentum: float = 0.5
+
+
+def trial(config: Config, run: Run) -> Iterator[Report]:
+    """A loss that is the rate."""
+    if config.lr > 0.5:
+        raise ArithmeticError("too large")
+    yield Report(1, {"loss": config.lr, "accuracy": 1 - config.lr})
+
+
+def study(**changes: Any) -> Study:
+    values: dict[str, Any] = {
+        "name": "first",
+        "objective": trial,
+        "minimize": "loss",
+        "search": Random(),
+        "trials": 12,
+        "space": Space(Config, lr=Log(1e-3, 1.0)),
+    }
+    return Study(**(values | changes))
+
+
+def earlier(store: Path, **more: Any) -> Result:
+    return run(study(), on=Inline(), store=store, watch=Said(), **{"track": "none", **more})
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bilevel import figures
+
+    monkeypatch.setattr(figures, "draw", lambda *_: {})
+
+
+@pytest.mark.parametrize("named", ["first", "id", "last"])
+def test_all_that_fits_is_told_with_the_sign_of_the_objective(named: str, tmp_path: Path) -> None:
+    before = earlier(tmp_path)
+    narrower = study(name="second", space=Space(Config, lr=Log(1e-3, 0.1)))
+    name = {"id": before.run_id}.get(named, named)
+    told = warm.restore(warm.collect(replace(narrower, warm_start=(name,)), tmp_path, "none"))
+    fitting = before.trials[before.trials["config.lr"] <= 0.1]
+    assert 0 < len(fitting) < 12
+    assert [(point["lr"], said.values) for point, said in told] == [(lr, (lr,)) for lr in fitting["config.lr"]]
+
+
+def test_failed_trials_are_told_as_failed(tmp_path: Path) -> None:
+    before = earlier(tmp_path)
+    told = warm.restore(warm.collect(study(warm_start=("first",)), tmp_path, "none"))
+    failed = before.trials["state"] == "failed"
+    assert 0 < failed.sum() < 12
+    assert [said.values is None for _, said in told] == list(failed)
+
+
+def test_an_experiment_of_mlflow_tells_the_same(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    earlier(tmp_path, track=uri)
+    by_store = warm.collect(study(warm_start=("first",)), tmp_path, uri)
+    by_mlflow = warm.collect(study(warm_start=("mlflow:first",)), tmp_path, uri)
+    assert [(said["point"], said["values"]) for said in by_mlflow] == [
+        (said["point"], said["values"]) for said in by_store
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"warm_start": ("nobody",)}, "nobody: no such run"),
+        (
+            {"warm_start": ("first",), "minimize": "accuracy"},
+            "looks for minimize loss, this study for minimize accuracy",
+        ),
+        (
+            {"warm_start": ("first",), "space": Space(Config, lr=Log(1e-3, 1.0), momentum=Uniform(0.9, 1.0))},
+            "of its 12 trials none fits this space; its values are lr",
+        ),
+        ({"warm_start": ("mlflow:first",)}, "needs a tracking server"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_before_anything_starts(
+    changes: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    earlier(tmp_path)
+    with pytest.raises(BadInput, match=match):
+        run(study(**changes), on=Inline(), store=tmp_path, track="none")
+    assert len(list(tmp_path.glob("*/study.json"))) == 1
