@@ -92,6 +92,7 @@ class Hosted:
         self._searched, self._copies = searched, copies
         self._printed = _Printed(sys.stderr if echo else None)
         self._random: _Random | None = None
+        self._settings: tuple[torch.dtype, int] | None = None
 
     def advance(self, answer: Any) -> Report | Units | Completed | Raised:
         """Let the objective go on to its next report, its units, or its end.
@@ -168,16 +169,19 @@ class Hosted:
 
     @contextlib.contextmanager
     def _own_random(self) -> Iterator[None]:
-        before = _Random.here()
+        before, settings = _Random.here(), _settings()
         if self._random is None:
             _seed(self.run.seed)
         else:
             self._random.apply()
+        if self._settings is not None:
+            _set(*self._settings)
         try:
             yield
         finally:
-            self._random = _Random.here()
+            self._random, self._settings = _Random.here(), _settings()
             before.apply()
+            _set(*settings)
 
 
 def _is_number(value: Any) -> bool:
@@ -224,13 +228,26 @@ class _Random:
         python, named = tree["python"], tree["numpy"]
         words = tuple(int(word) for word in python["words"])
         numpy = (named["name"], named["words"].numpy().astype(np.uint32), *named["rest"])
-        return cls((python["version"], words, python["gauss"]), numpy, tree["torch"])
+        # A copy: torch takes no state from the middle of a buffer, where a tensor that has travelled may lie.
+        return cls((python["version"], words, python["gauss"]), numpy, tree["torch"].clone())
 
     def apply(self) -> None:
         python, numpy, torch_ = self._states
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torch_)
+
+
+def _settings() -> tuple[torch.dtype, int]:
+    """Torch's default type and its threads."""
+    return torch.get_default_dtype(), torch.get_num_threads()
+
+
+def _set(dtype: torch.dtype, threads: int) -> None:
+    if dtype != torch.get_default_dtype():
+        torch.set_default_dtype(dtype)
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
 
 
 def _seed(seed: int) -> None:

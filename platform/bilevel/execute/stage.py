@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel import trees
+from bilevel.errors import BadInput
 from bilevel.events import Fault, Gone, Order, Placed, Raised, Said
 from bilevel.execute.cluster import by_value
 from bilevel.execute.crew import Crew, Member, line
@@ -55,8 +56,15 @@ class RayStage:
     ) -> None:
         self._fresh = fresh
         self._crew = Crew(wanted, threads, code, cpus)
-        by_value(code)
-        pickled = ray.cloudpickle.dumps(script)
+        try:
+            by_value(code)
+            pickled = ray.cloudpickle.dumps(script)
+        except Exception as error:  # whatever the user's objects raise when they are to be pickled
+            self._crew.close()
+            raise BadInput(
+                f"the study cannot travel to the workers: {line(error)}; make what it names inside of the objective"
+                " (run.cache keeps it), or run with --workers 0"
+            ) from error
         self._script = ray.put(pickled) if len(pickled) > INLINE else pickled
         self._queue: deque[Order] = deque()
         self._seats: dict[int, _Seat] = {}
@@ -81,8 +89,9 @@ class RayStage:
 
     def answer(self, trial: int, answer: Any) -> None:  # noqa: ARG002 units do not come from here
         """Let a trial go on after its report."""
-        seat = self._seats[trial]
-        self._call(seat, None)
+        seat = self._seats.get(trial)
+        if seat is not None and seat.ref is None:
+            self._call(seat, None)
 
     def close_trial(self, trial: int) -> None:
         """End an attempt: one that waits is told, one that computes loses its worker."""
@@ -230,7 +239,7 @@ class RayStage:
             return
 
     def _judge(self, member: Member, frozen: bool) -> None:
-        if frozen and member in self._busy:
+        if frozen and member in self._busy and self._busy[member].ref is not None:
             self._bury(member, "frozen", "its process is stopped")
 
     def _bury(self, member: Member, kind: str, detail: str) -> None:

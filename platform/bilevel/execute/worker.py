@@ -162,6 +162,7 @@ class BilevelWorker:
         self._kept: dict[int, Any] = {}
         self._cache: dict[Any, Any] = {}
         self._trial: _Playing | None = None
+        self._surroundings = dict(os.environ), Path.cwd()
 
     def hello(self) -> Hello:
         """Who this is; the answer says that the worker is ready."""
@@ -224,6 +225,11 @@ class BilevelWorker:
         if trial is None:
             return
         trial.close()
+        environment, folder = self._surroundings
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        os.chdir(folder)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
 
