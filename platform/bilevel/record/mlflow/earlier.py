@@ -22,6 +22,8 @@ class Earlier:
     metrics: Mapping[str, float]
     finished: bool
     stopped: bool
+    place: tuple[int, int]
+    """When it began [ms], and its number in its study: several may begin within a millisecond."""
 
 
 def earlier(uri: str, experiment: str) -> list[Earlier]:
@@ -32,7 +34,7 @@ def earlier(uri: str, experiment: str) -> list[Earlier]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow about its own use of SQLAlchemy
-        return list(_ended(uri, experiment))
+        return sorted(_ended(uri, experiment), key=lambda run: run.place)
 
 
 def _ended(uri: str, experiment: str) -> Iterator[Earlier]:
@@ -51,7 +53,8 @@ def _ended(uri: str, experiment: str) -> Iterator[Earlier]:
             if run.info.status in ("FINISHED", "FAILED", "KILLED") and run.data.tags.get("bilevel.kind") != "study":
                 config = {name: _value(text) for name, text in run.data.params.items()}
                 stopped = run.data.tags.get("bilevel.state", "") == "stopped"
-                yield Earlier(config, dict(run.data.metrics), run.info.status != "FAILED", stopped)
+                place = (run.info.start_time, int(run.data.tags.get("bilevel.trial", 0)))
+                yield Earlier(config, dict(run.data.metrics), run.info.status != "FAILED", stopped, place)
         token = page.token
         if not token:
             return
