@@ -21,6 +21,7 @@ from bilevel.tables import brief
 
 LINE_EVERY = 10.0  # seconds between plain lines
 TRIALS = 8  # running trials of a search that are listed
+TELLING = 0.02  # of a search; before that it does not know how long it will take
 WINDOW = 30.0  # seconds over which a pace is measured
 
 
@@ -197,7 +198,7 @@ def _part(progress: Progress, standing: Standing, number: int) -> float:
 def _left(progress: Progress, standing: Standing, done: float, course: float) -> str:
     """Until the last trial has ended or time is up, whichever comes first."""
     ways = []
-    if standing.trials is not None and course > 0:
+    if standing.trials is not None and course > 0 and done >= min(1.0, TELLING * standing.trials):
         ways.append(((standing.trials - done) / course, "left"))
     if standing.limit is not None:
         ways.append((max(0.0, standing.limit - progress.seconds), "until the time limit"))
@@ -213,6 +214,8 @@ def _left(progress: Progress, standing: Standing, done: float, course: float) ->
 def results(document: Mapping[str, Any]) -> Group:
     """The small table at the end: before and after adaptation, with 95 % intervals, beside baselines."""
     parts: list[Any] = [_headline(document)]
+    if document["best"] is not None and sum(document["trials"].values()) > 1:
+        parts.append(Text(brief(document["best"]["config"], 240)))
     metrics = document["metrics"]
     tables = _distributions(metrics)
     for prefix, title in tables.items():

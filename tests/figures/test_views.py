@@ -59,6 +59,16 @@ def test_what_breaks_a_limit_is_never_the_best() -> None:
     assert layer(chart, "breaks a limit").y.tolist() == [1.0]
 
 
+def test_stopped_trials_count_only_where_none_is_complete() -> None:
+    events = ended(1.0, 3.0, 2.0)
+    events[3] = (1, Ended(0, "stopped", 1, 1.0))
+    found = search_history(events)
+    assert incumbents(found, found.valued())[1:].tolist() == [3.0, 2.0]
+    assert points(layer(best_so_far(found), "best so far")) == [[2, 3], [3, 3], [3, 2]]
+    alone = search_history(events[:4])
+    assert incumbents(alone, alone.valued()).tolist() == [1.0]
+
+
 def test_a_configuration_counts_by_the_mean_of_its_seeds_and_then_by_its_confirmations() -> None:
     events = ended(1.0, 5.0, 2.0, 4.0, 3.0)
     events[4] = (1, Asked(1, {}, 1, of=0))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.dimensions import Parameter
-from bilevel.events import Asked, Begun, Ended, Event, Fault, Moved, Opened, Reported, Started
+from bilevel.events import Asked, Begun, Ended, Event, Fault, Finished, Moved, Opened, Reported, Started
 from bilevel.figures import guessed
 from bilevel.history import History, Trial
 
@@ -159,7 +159,8 @@ class _Reader:
         self.faults: dict[str, int] = {}
 
     def take(self, time: float, event: Event) -> None:
-        self._session(time, isinstance(event, Opened) and self.opened is not None)
+        if not isinstance(event, Finished):  # figures are drawn before it
+            self._session(time, isinstance(event, Opened) and self.opened is not None)
         self.history.take(event)
         match event:
             case Started():

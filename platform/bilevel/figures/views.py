@@ -60,19 +60,25 @@ def best_so_far(search: Search) -> Chart | None:
 
 
 def incumbents(search: Search, ended: Sequence[Trial]) -> Array:
-    """The best configuration's value after each trial; by the mean of its seeds, or of its confirmations."""
+    """The best configuration's value after each trial, by the rules of `History.leaders`.
+
+    It counts by the mean of its seeds, or of its confirmations; trials that break a limit never, and stopped ones only
+    where no trial is complete.
+    """
+    whole = any(trial.state == "completed" for trial in ended)
     groups = {number: index for index, number in enumerate(dict.fromkeys(trial.group for trial in ended))}
     seen: list[list[float]] = [[] for _ in groups]
     again: list[list[float]] = [[] for _ in groups]
-    standing = np.full(len(groups), np.inf)  # minimized means; of groups that are infeasible: infinite
-    broken, confirmed = np.zeros(len(groups), dtype=bool), np.zeros(len(groups), dtype=bool)
+    standing = np.full(len(groups), np.inf)  # minimized means; infinite: does not count
+    out, confirmed = np.zeros(len(groups), dtype=bool), np.zeros(len(groups), dtype=bool)
     result = np.full(len(ended), np.nan)
     for place, trial in enumerate(ended):
         group = groups[trial.group]
         (again if trial.confirms else seen)[group].append(float(trial.objective or 0.0))
         confirmed[group] |= trial.confirms
-        broken[group] |= trial.violation > 0
-        standing[group] = np.inf if broken[group] else search.sign * np.mean(again[group] or seen[group])
+        out[group] |= trial.violation > 0 or (whole and trial.state == "stopped")
+        values = again[group] or seen[group]
+        standing[group] = np.inf if out[group] else search.sign * sum(values) / len(values)
         pool = np.where(confirmed, standing, np.inf) if confirmed.any() else standing
         leader = float(pool.min())
         result[place] = search.sign * leader if np.isfinite(leader) else np.nan
@@ -94,7 +100,8 @@ def _best_panel(
     kept = [i for i in chosen if ended[i].violation]
     name = "breaks a limit"
     layers.append(Layer("points", x[kept], drawn[kept], style.GREY, name, 6, 0.8, "hollow", trials=numbers[kept]))
-    at = [i for i in range(len(best)) if i in (0, len(best) - 1) or best[i] != best[i - 1]]
+    known = np.flatnonzero(np.isfinite(best))
+    at = [i for i in known if i in (known[0], len(best) - 1) or best[i] != best[i - 1]]
     line_x = np.repeat(x[at], 2)[1:]
     line_y = np.repeat(best[at], 2)[:-1]
     line_y = np.clip(line_y, *axis.span) if axis.span is not None else line_y
