@@ -123,7 +123,7 @@ def population(members: int = 4, turns: int = 5, every: int = 10, run_id: str = 
     lrs = [0.1 / 2**n for n in range(members)]
 
     def config(lr: float) -> dict[str, float | str]:
-        return {"opt.lr": lr, "opt.kind": "Adam"}
+        return {"opt": "Adam", "opt.lr": lr}
 
     def point(lr: float) -> dict[str, float | str]:
         return {"opt": "Adam", "opt[Adam].lr": lr}

@@ -159,3 +159,67 @@ def test_odd_values_are_taken(recorded: tuple[Path, Path, str]) -> None:
     assert rows(store, f"select is_nan from metrics m {mine} and key = 'train/loss'") == [(1,)]
     assert rows(store, f"select length(p.value) from params p {mine} and key = 'a.long'") == [(6000,)]
     assert rows(store, f"select distinct r.status from tags t {mine}") == [("FAILED",)]
+
+
+# -- searches, by the writer itself ------------------------------------------------------------------------------------
+
+WANTED = {
+    "asha": {"completed": 10, "stopped": 5, "failed": 5},
+    "pbt": {"completed": 20},
+}
+STATUS = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+def trials(store: Path, study: str) -> list[tuple[str, str, str, str]]:
+    """Number, status, state and attempt of the children that are nested under a study's one parent."""
+    query = (
+        "select n.value, r.status, coalesce(s.value, ''), a.value from runs r join experiments e using (experiment_id) "
+        "join tags p on p.run_uuid = r.run_uuid and p.key = 'mlflow.parentRunId' "
+        "join tags k on k.run_uuid = p.value and k.key = 'bilevel.kind' and k.value = 'study' "
+        "join tags n on n.run_uuid = r.run_uuid and n.key = 'bilevel.trial' "
+        "join tags a on a.run_uuid = r.run_uuid and a.key = 'bilevel.attempt' "
+        "left join tags s on s.run_uuid = r.run_uuid and s.key = 'bilevel.state' "
+        f"where e.name = '{study}' order by cast(n.value as integer)"
+    )
+    return rows(store, query)
+
+
+@pytest.mark.parametrize("study", ["asha", "pbt"])
+def test_a_search_of_twenty_trials_is_there_whole_nested_and_without_a_warning(study: str, tmp_path: Path) -> None:
+    events = journals.halving(20) if study == "asha" else journals.population(20, 4, 5)
+    folder = journals.folder(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first, rest = journals.interrupted(events, len(events) // 2)
+    journals.write(folder, first)
+    assert sync(folder, uri).complete
+    left = trials(tmp_path, study)
+    assert {status for _, status, state, _ in left if not state} == {"KILLED"}
+    journals.write(folder, rest[: len(rest) // 2])
+    assert sync(folder, uri).complete
+    running = [row for row in trials(tmp_path, study) if row[1] == "RUNNING"]
+    assert running
+    assert not any(state for _, _, state, _ in running)
+    journals.write(folder, rest[len(rest) // 2 :])
+    status = sync(folder, uri)
+    assert status.complete
+    found = trials(tmp_path, study)
+    assert [number for number, *_ in found] == [str(n) for n in range(20)]
+    states = [state for _, _, state, _ in found]
+    assert {state: states.count(state) for state in set(states)} == WANTED[study]
+    assert all(status == STATUS[state] for _, status, state, _ in found)
+    assert rows(tmp_path, "select count(*), sum(status = 'RUNNING') from runs") == [(21, 0)]
+    said = (folder / tracking.LOG_FILE).read_text().splitlines()
+    assert [line for line in said if "INFO mlflow.store.db" not in line] == []  # no warning of anybody's
+    again = {row[3] for row in found}
+    assert again == ({"1", "2"} if study == "asha" else {"1", "4"})
+
+
+def test_the_compare_page_shows_the_fifty_best(tmp_path: Path) -> None:
+    folder = journals.folder(tmp_path)
+    journals.write(folder, journals.search(70))
+    status = sync(folder, f"sqlite:///{tmp_path}/mlflow.db")
+    best = rows(
+        tmp_path, "select run_uuid from latest_metrics where key = 'objective' and step = 1 order by value limit 50"
+    )
+    named = status.links["compare"].partition("runs=")[2].partition("&")[0]
+    assert named == "%5B%22" + "%22%2C%22".join(run for (run,) in best) + "%22%5D"

@@ -49,7 +49,9 @@ def test_repeats_are_one_row_with_mean_and_interval() -> None:
     for n, value in ((2, 3.0), (3, 2.0)):
         events += [Asked(n, {"lr": 0.0}, n, {"lr": 0.0}, of=0), Reported(n, 1, {"loss": value})]
         events.append(Ended(n, "completed", 1, value))
-    text = written(events)
+    best = {"trial": 0, "objective": 2.0, "runs": 3, "ci95": 2.484, "config": {}}
+    text = written(events, {"study": "s", "status": "completed", "best": best})
+    assert "Best: trial 0, objective 2 ± 2.484 over 3 seeds" in text
     assert "| trial | loss (smallest first) | runs | lr |" in text
     assert "| 0 | 2 ± 2.484 | 3 | 0 |" in text
 

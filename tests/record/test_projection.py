@@ -142,7 +142,7 @@ def test_a_member_of_a_population_has_its_values_as_stairs_and_its_moves_as_a_ta
     assert pages[2].tags["bilevel.moved"] == "step 10 from trial 0; step 20 from trial 0"
     assert "bilevel.moved" not in pages[0].tags
     assert pages[2].params["opt.lr"] == "0.025"  # where it began: a param never changes
-    assert not [point for point in pages[1].points if point.name == "config/opt.kind"]
+    assert not [point for point in pages[1].points if point.name == "config/opt"]
     assert {page.status for page in pages.values()} == {"FINISHED"}
 
 
@@ -152,9 +152,10 @@ def test_other_searches_have_no_stairs() -> None:
 
 
 def test_values_found_on_the_way_are_params() -> None:
-    found = {"lr": {"value": 0.1, "dimension": {"type": "Log"}}, "act": {"value": "relu", "dimension": {}}}
+    choice = {"OneOf": ["relu", "gelu"], "ordered": False, "center": None}
+    found = {"lr": {"value": 0.1, "dimension": {"Log": {"low": 1e-3}}}, "act": {"value": "relu", "dimension": choice}}
     page = project(*journals.beginning(), Asked(0, {}, 1), Reported(0, 1, {"loss": 1.0}, "", found))[0]
-    assert (page.params["lr"], page.params["act"]) == ("0.1", "relu")
+    assert page.params == {"lr": "0.1", "log10_lr": "-1", "act": "relu"}
 
 
 def test_of_several_objectives_all_are_named_and_the_first_one_is_the_objective() -> None:

@@ -21,9 +21,10 @@ def note(run_id: str, result: Mapping[str, Any], history: History) -> str:
     trials = ", ".join(f"{count} {state}" for state, count in result.get("trials", {}).items() if count)
     lines = [f"**{result.get('study', run_id)}**: {result.get('status')}; trials: {trials or 'none'}"]
     if best:
-        lines.append(f"Best: trial {best['trial']}, objective {_shown(best['objective'])}")
-    several = len(history.objectives) > 1
-    for table in (_pareto(history) if several else _leaders(history), _tests(result.get("metrics", {}))):
+        several = f" ± {_shown(best['ci95'])} over {best['runs']} seeds" if best.get("ci95") is not None else ""
+        lines.append(f"Best: trial {best['trial']}, objective {_shown(best['objective'])}{several}")
+    found = _pareto(history) if len(history.objectives) > 1 else _leaders(history)
+    for table in (found, _tests(result.get("metrics", {}))):
         if table:
             lines += ["", *table]
     while len("\n".join(lines)) > LONGEST_TAG:

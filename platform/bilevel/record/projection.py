@@ -19,6 +19,7 @@ LONGEST_TAG = 8000
 STATUS = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 COMPARED = 50  # trials named in the link that compares them
 MOVES = 50  # of a member of a population, that its tag names
+_LOGARITHMIC = {"Log", "LogInt", "LogNormal"}
 _CHOICE = re.compile(r"\[[^]]*]")
 _REFUSED = re.compile(r"[^/\w.\- :]")
 _BY_STEP = re.compile(r"(?P<curve>test.*)@(?P<step>\d+)")
@@ -158,12 +159,8 @@ class Projection:
         identity = {"bilevel.kind": "trial", "bilevel.trial": str(trial)}
         self._open[trial] = _Open(now, identity, numbers=numbers)
         page = self._page(trial)
-        page.params |= {allowed(path): text(value, LONGEST_PARAM) for path, value in event["config"].items()}
-        page.params |= {
-            allowed(f"log10_{path}"): f"{math.log10(value):.6g}"
-            for path, value in numbers.items()
-            if path in self._log and value > 0
-        }
+        for path, value in event["config"].items():
+            page.params |= _params(path, value, path in self._log and path in numbers)
         page.tags["bilevel.seed"] = str(event["seed"])
         if event.get("of") is not None:
             page.tags["bilevel.confirms" if event.get("confirms") else "bilevel.repeats"] = str(event["of"])
@@ -207,7 +204,7 @@ class Projection:
             if _BY_STEP.fullmatch(name):
                 self._open[event["trial"]].curves[name] = float(value)
         for name, said in event.get("found", {}).items():
-            page.params[allowed(name)] = text(said["value"], LONGEST_PARAM)
+            page.params |= _params(name, said["value"], bool(_LOGARITHMIC & {*said["dimension"]}))
 
     def _ended(self, event: dict[str, Any], now: int) -> None:
         trial, step = event["trial"], event["step"]
@@ -250,6 +247,14 @@ class Projection:
         heapq.heappush(self._leaders, (key, trial))
         if len(self._leaders) > COMPARED:
             heapq.heappop(self._leaders)
+
+
+def _params(path: str, value: Any, log: bool) -> dict[str, str]:
+    """A value as a param; one on a logarithmic scale also as its logarithm, for the dashboard's axes are linear."""
+    params = {allowed(path): text(value, LONGEST_PARAM)}
+    if log and value > 0:
+        params[allowed(f"log10_{path}")] = f"{math.log10(value):.6g}"
+    return params
 
 
 def _chart(numbers: Mapping[str, float], now: int, step: int) -> list[Point]:
