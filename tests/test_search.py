@@ -884,7 +884,7 @@ def test_a_search_is_rebuilt_by_the_same_talk_as_it_was_led_by(tmp_path: Path) -
 class Lossy(InlineStage):
     """Loses attempts before their reports come through, so many of each trial, and says it late, and again."""
 
-    def __init__(self, script: Any, seed: int, most: int) -> None:
+    def __init__(self, script: Any, seed: int, most: float) -> None:
         super().__init__(script, {}, echo=False)
         self._chance, self._most = random.Random(seed), most
         self._lost: Counter[int] = Counter()
@@ -895,12 +895,15 @@ class Lossy(InlineStage):
         return [*late, *map(self._through, super().poll(timeout)), *late]
 
     def _through(self, said: Any) -> Any:
-        if not isinstance(said, Said) or self._lost[said.trial] == self._most or self._chance.random() < 0.6:
+        if not isinstance(said, Said) or self._lost[said.trial] >= self._most or not self._strikes(said):
             return said
         self._lost[said.trial] += 1
         self.close_trial(said.trial)
         self._late.append(said)  # of an attempt that nobody listens to any more
         return Gone(said.trial, said.attempt, "died", "worker 7 on here: killed")
+
+    def _strikes(self, said: Said) -> bool:
+        return self._chance.random() > 0.6
 
 
 @pytest.mark.parametrize("keep", [0.0, math.inf], ids=["states kept", "no state kept"])
@@ -927,16 +930,31 @@ def test_a_trial_that_kills_its_workers_fails_and_the_others_are_done(tmp_path: 
     folder = fresh(tmp_path, study)
 
     class Deadly(Lossy):
-        def _through(self, said: Any) -> Any:
-            return super()._through(said) if said.trial == 2 else said
+        def _strikes(self, said: Said) -> bool:
+            return said.trial == 2 and said.reports != () and said.reports[0].step == 2
 
-    live(folder, study, slots=2, stage=lambda script: Deadly(script, 3, 99))
+    live(folder, study, slots=2, stage=lambda script: Deadly(script, 0, 99))
     history = replayed(folder)
     assert [t.state for t in history.trials.values()] == ["completed", "completed", "failed", "completed"]
     assert history.trials[2].reason == (
-        "its worker was lost 4 times, each another one; at last: worker 7 on here: killed"
+        "its worker was lost 4 times without a new report in between; at last: worker 7 on here: killed"
     )
     check_once(folder)
+
+
+def test_a_long_trial_outlives_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+
+    class Weak(Lossy):
+        def _strikes(self, said: Said) -> bool:
+            return said.reports != () and said.reports[0].step == 2 * said.attempt
+
+    study = hill(trials=2, values={"steps": 12})
+    expected, _ = undisturbed(tmp_path, study)
+    folder = fresh(tmp_path, study)
+    live(folder, study, stage=lambda script: Weak(script, 0, 99))
+    assert fingerprint(folder) == expected
+    assert sum(isinstance(e, Fault) for e in folder.events()) == 12
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -53,7 +53,7 @@ KEEP_EVERY = 15.0  # seconds between checkpoints of a trial; a new best is kept 
 KEEP_BEST_EVERY = 2.0
 REOPEN = 2  # times that a cluster may fail us with nothing done in between
 LOOK_EVERY = 0.2  # seconds between looks at signals, time limits and the display
-DEATHS = 4  # a trial that lost its worker so often is the cause, not the victim
+DEATHS = 4  # a trial that lost its worker so often without getting any further is the cause, not the victim
 
 
 @dataclass
@@ -447,7 +447,7 @@ class Driver:
         self.record(Fault(gone.kind, f"{gone.detail}; at trial {live.number}"))
         trial = self.history.trials[live.number]
         if trial.deaths + 1 >= DEATHS:
-            what = f"its worker was lost {trial.deaths + 1} times, each another one; at last: {gone.detail}"
+            what = f"its worker was lost {DEATHS} times without a new report in between; at last: {gone.detail}"
             self._end(live, "failed", what)
         else:
             self._begin(trial, "lost", gone.detail)

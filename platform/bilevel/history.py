@@ -42,7 +42,7 @@ class Trial:
     failures: int = 0
     """Attempts that raised."""
     deaths: int = 0
-    """Attempts that were lost with their worker."""
+    """Attempts that were lost with their worker, one after the other, without a new report in between."""
     worker: str = ""
     since: int = 0
     """The step from which on its configuration is this one: of a member of a population, where it last moved."""
@@ -144,6 +144,7 @@ class History:
                 best, best_step = value, event.step
         metrics = {**trial.metrics, **event.metrics} if trial.metrics.keys() - event.metrics.keys() else event.metrics
         changes: dict[str, Any] = {"step": event.step, "metrics": metrics, "best": best, "best_step": best_step}
+        changes["deaths"] = 0
         if event.found:
             chosen = {name: said["value"] for name, said in event.found.items()}
             changes |= {"config": {**trial.config, **chosen}, "point": chosen}
