@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from bilevel.events import (
@@ -99,22 +100,24 @@ def search(trials: int, run_id: str = RUN, study: str = "search") -> Iterator[Ev
 
 
 def halving(trials: int = 20, run_id: str = RUN) -> list[Event]:
-    """ASHA: of every four trials one is stopped early, one fails twice, one is lost with its worker and goes on."""
+    """ASHA, two trials at a time: of every four one is stopped early, one fails twice, one is lost with its worker."""
     events: list[Event] = [Started("asha", run_id, "loss", True, 7, log=("lr",)), opened()]
-    for n in range(trials):
-        lr = 10.0 ** -(n % 5)
-        events += [Asked(n, {"lr": lr, "epochs": 9}, n, {"lr": lr}), Begun(n, 1, "worker 0")]
-        last = 3 if n % 4 == 1 else 9
-        for step in range(1, last + 1):
-            events.append(Reported(n, step, {"loss": 1 / (step + n)}))
-            if step == 2 and n % 4 >= 2:
-                why = "failed" if n % 4 == 2 else "lost"
-                events.append(
-                    Begun(n, 2, "worker 1", step, why, "worker 0 died" if why == "lost" else "ValueError: no")
-                )
-        state, reason = {1: ("stopped", None), 2: ("failed", "ValueError: no")}.get(n % 4, ("completed", None))
-        events.append(Ended(n, state, last, None if state == "failed" else 1 / (last + n), reason))
+    for n in range(0, trials, 2):
+        events += [e for pair in zip_longest(_halved(n), _halved(n + 1)) for e in pair if e is not None]
     return [*events, *end(trials // 2, trials // 4, trials // 4)[1:]]
+
+
+def _halved(n: int) -> list[Event]:
+    lr = 10.0 ** -(n % 5)
+    events: list[Event] = [Asked(n, {"lr": lr, "epochs": 9}, n, {"lr": lr}), Begun(n, 1, "worker 0")]
+    last = 3 if n % 4 == 1 else 9
+    for step in range(1, last + 1):
+        events.append(Reported(n, step, {"loss": 1 / (step + n)}))
+        if step == 2 and n % 4 >= 2:
+            why = "failed" if n % 4 == 2 else "lost"
+            events.append(Begun(n, 2, "worker 1", step, why, "worker 0 died" if why == "lost" else "ValueError: no"))
+    state, reason = {1: ("stopped", None), 2: ("failed", "ValueError: no")}.get(n % 4, ("completed", None))
+    return [*events, Ended(n, state, last, None if state == "failed" else 1 / (last + n), reason)]
 
 
 def population(members: int = 4, turns: int = 5, every: int = 10, run_id: str = RUN) -> list[Event]:
