@@ -63,7 +63,25 @@ def test_a_search_adds_its_charts_to_the_figures_of_its_best_trial() -> None:
     reports = {n: [(int(s), {"loss": float(v)}) for s, v in track.curve] for n, track in found.tracks.items()}
     drawn = draw(History(reports, "loss"), found)
     assert list(drawn) == ["learning_curve", *(chart.name for chart in charts(found))]
-    assert drawn["learning_curve"].axes[0].get_xlabel() == f"step of trial {best.number}"
+    axes = drawn["learning_curve"].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (f"step of trial {best.number}", "loss")
+
+
+def test_a_searched_meta_training_keeps_its_words() -> None:
+    found = searches.search(searches.study(12))
+    tested = {n: [(1, {"train/loss": 2.0}), (2, {"train/loss": 1.0, "test/loss@1": 1.0})] for n in found.tracks}
+    axes = draw(History(tested, "loss"), found)["learning_curve"].axes[0]
+    assert axes.get_xlabel().startswith("outer step of trial ")
+    assert axes.get_ylabel() == "loss (mean over queries)"
+
+
+def test_the_objective_of_a_trial_has_a_panel_whatever_it_is_called() -> None:
+    found = searches.search(searches.study(12, metric="error"))
+    reports = {n: [(1, {"loss": 1.0, "error": 0.5}), (2, {"loss": 0.9, "error": 0.4})] for n in found.tracks}
+    figure = draw(History(reports, "error"), found)["learning_curve"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["error", "loss"]
+    once = {n: [(100, {"error": 0.5})] for n in found.tracks}
+    assert "learning_curve" not in draw(History(once, "error"), found)
 
 
 def test_a_single_trial_adds_none() -> None:

@@ -16,10 +16,12 @@ __all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "lear
 def draw(history: History, search: Search | None = None) -> dict[str, Figure]:
     """Name -> figure, of those that there is data for: learning_curve, adaptation, exhibit; of a search its charts."""
     several = search is not None and len(search.history.trials) > 1
-    if search is not None and several:
+    if search is not None:
         best = search.history.best()
         number = history.best if best is None else best.number
-        history = dataclasses.replace(history, best=number, step=f"step of trial {number}")
+        history = dataclasses.replace(history, best=number)
+        step = "outer step" if history.tested else "step"
+        history = dataclasses.replace(history, step=f"{step} of trial {number}" if several else step)
     drawn = {
         "learning_curve": learning_curve(history),
         "adaptation": adaptation(history),

@@ -54,14 +54,20 @@ class History:
         tested = [reports for reports in self.reports.values() if reports and _has_test(reports[-1][1])]
         return next(iter([*tested, *self.reports.values()]), [])
 
+    @property
+    def tested(self) -> bool:
+        """Whether its last report is a meta-training's, which has tests."""
+        return any(_has_test(metrics) for _, metrics in self.shown()[-1:])
+
 
 def learning_curve(history: History) -> Figure | None:
     """Training and validation by outer step, a panel for each kind of metric; None without reports."""
     curves = _curves(history.shown())
     kinds = [kind for kind in SHOWN if any(name.rpartition("/")[2] == kind for name in curves)]
-    if not kinds and history.metric in curves:
-        kinds = [history.metric]
-    if not kinds:
+    plain = history.step != "outer step" and not history.tested
+    if history.metric in curves and (plain or not kinds) and history.metric.rpartition("/")[2] not in kinds:
+        kinds = [history.metric, *kinds]
+    if not kinds or (plain and max(len(steps) for steps, _ in curves.values()) < 2):
         return None
     figure, axes = style.sheet(len(kinds))
     for axis, kind in zip(axes, kinds, strict=True):
@@ -73,7 +79,7 @@ def learning_curve(history: History) -> Figure | None:
         if kind == "accuracy" and history.chance is not None:
             axis.axhline(history.chance, color=style.GREY, linestyle=":", label="chance")
         axis.set_xlabel(history.step)
-        axis.set_ylabel(CALLED.get(kind, kind))
+        axis.set_ylabel(kind if plain else CALLED.get(kind, kind))
         axis.legend(frameon=False, fontsize=9)
     figure.suptitle(f"Training and validation by {history.step}")
     return figure
