@@ -5,12 +5,17 @@
 .venv/bin/python tests/faults/acceptance.py tracker --seed 7          absent, killed, hung
 .venv/bin/python tests/faults/acceptance.py damage --seed 7           checkpoints, full disks, a second driver
 .venv/bin/python tests/faults/acceptance.py memory                    20,000 steps
+.venv/bin/python tests/faults/acceptance.py search-kill --seed 7      a search: 20 drivers and 20 workers killed
+.venv/bin/python tests/faults/acceptance.py search-same --seed 7      one fingerprint, whatever the workers
+.venv/bin/python tests/faults/acceptance.py search-mlflow             PBT and ASHA as MLflow's client reads them
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -26,6 +31,11 @@ sys.path.insert(0, str(HERE.parent))
 from bilevel import Inline, figures, runs, sources  # noqa: E402
 from bilevel.record import tracking  # noqa: E402
 from programs import TINY, metric_steps, run_folder  # noqa: E402
+from support import storms  # noqa: E402
+
+PROMISES = (
+    "kill-workers", "kill-driver", "tracker", "damage", "memory", "search-kill", "search-same", "search-mlflow",
+)  # fmt: skip
 
 
 def say(text: str) -> None:
@@ -190,10 +200,104 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+# -- searches ----------------------------------------------------------------------------------------------------------
+
+
+def search_kill(seed: int) -> int:
+    """40 trials of TPE and successive halving; 20 drivers and 20 workers are killed, with one slot and with two."""
+    failed = 0
+    for slots in (1, 2):
+        with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder)) as place:
+            undisturbed = place.run("undisturbed", "study", "--workers", 0, "--track", "none", pace=0.0).end()[1]
+            words = ("--workers", 2, "--slots", slots)
+            chance = random.Random(seed + slots)
+            found = storms.weather(place, "store", "study", words, chance, drivers=20, workers=20, gap=9)
+            figures = storms.check(place, "store", 40)
+            runs_by_status = storms.statuses(place, "store")
+            same = found.document["fingerprint"] == undisturbed["fingerprint"]
+            failed += runs_by_status.get("RUNNING", 0) + (slots == 1 and not same)
+            say(
+                f"slots {slots}: {found.drivers} drivers and {found.workers} workers killed in {found.seconds:.0f} s; "
+                f"{figures['trials']} asked, {figures['trials']} ended ({found.document['trials']}), none run again; "
+                f"{figures['attempts again']} times gone on from the last checkpoint, {figures['steps']} steps, "
+                f"{figures['steps computed']} computed; MLflow: {runs_by_status}; "
+                f"fingerprint {'equal' if same else 'not equal'} to the undisturbed run's"
+            )
+    return failed
+
+
+def search_same(seed: int) -> int:
+    """The same search with one slot, twice and resumed; with four, deterministic, on 1 to 4 workers and resumed."""
+    chance, failed = random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder)) as place:
+        found: dict[str, dict[str, str]] = {"slots 1": {}, "slots 4, deterministic": {}}
+        for name, words in {"in process": ("--workers", 0), "on 2 workers": ("--workers", 2)}.items():
+            run = place.run(name, "study", *words, "--slots", 1, "--track", "none")
+            found["slots 1"][name] = run.end()[1]["fingerprint"]
+        again = storms.weather(
+            place, "1", "study", ("--workers", 2, "--slots", 1), chance, drivers=4, workers=2, gap=40, track="none"
+        )
+        found["slots 1"]["4 drivers, 2 workers killed"] = again.document["fingerprint"]
+        for workers in (1, 2, 3, 4):
+            run = place.run(str(10 + workers), "ordered", "--workers", workers, "--slots", 4, "--track", "none")
+            found["slots 4, deterministic"][f"on {workers} workers"] = run.end()[1]["fingerprint"]
+        for counts in ((1, 2, 3, 4), (4, 3, 2, 1)):
+            words = ("--workers", counts[0], "--slots", 4)
+            store = f"changing{counts[0]}"
+            again = storms.weather(
+                place, store, "ordered", words, chance, drivers=4, workers=2, gap=40, counts=counts, track="none"
+            )
+            storms.check(place, store, 40)
+            found["slots 4, deterministic"][f"killed, on {counts} workers in turn"] = again.document["fingerprint"]
+        for name, prints in found.items():
+            failed += len(set(prints.values())) != 1
+            say(f"{name}: {len(set(prints.values()))} fingerprint of {len(prints)} runs")
+            for run_name, text in prints.items():
+                say(f"  {text[:16]} {run_name}")
+    return failed
+
+
+READ = """
+import json, sys
+import mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+client = mlflow.MlflowClient()
+(experiment,) = [e for e in client.search_experiments() if e.name == "storm"]
+runs = client.search_runs([experiment.experiment_id], max_results=1000)
+print(json.dumps([[r.info.run_id, r.info.status, r.data.tags, r.data.params, r.data.metrics] for r in runs]))
+"""
+
+
+def search_mlflow() -> int:
+    """PBT and successive halving with 20 trials each: what is said, and what MLflow's own client reads."""
+    failed = 0
+    for name, more in {"members": (), "study": ("--trials", 20)}.items():
+        with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder)) as place:
+            status, document, err = place.run("store", name, "--workers", 2, *more).end()
+            loud = [line for line in err.splitlines() if any(w in line.lower() for w in ("warn", "error", "traceback"))]
+            statuses = storms.statuses(place, "store")
+            uri = f"sqlite:///{place.path / 'store' / 'mlflow.db'}"
+            read = subprocess.run([sys.executable, "-W", "ignore", "-c", READ, uri], capture_output=True, check=True)
+            pages = json.loads(read.stdout.splitlines()[-1])
+            children = [page for page in pages if page[2].get("bilevel.kind") == "trial"]
+            nested = {page[2].get("mlflow.parentRunId") for page in children} == {
+                page[0] for page in pages if page[2].get("bilevel.kind") == "study"
+            }
+            told = all(page[3] and "objective" in page[4] for page in children)
+            storms.check(place, "store", 20)
+            failed += status != 0 or bool(loud) or len(children) != 20 or not nested or not told
+            say(
+                f"{'PBT' if name == 'members' else 'ASHA'}: {len(children)} trials, {document['trials']}, MLflow: "
+                f"{statuses}, children {'nested' if nested else 'NOT NESTED'}, parameters and objectives "
+                f"{'there' if told else 'MISSING'}, warnings: {loud or 'none'}"
+            )
+    return failed
+
+
 def main() -> int:
     """One promise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("promise", choices=["kill-workers", "kill-driver", "tracker", "damage", "memory"])
+    parser.add_argument("promise", choices=PROMISES)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of the moments")
     parser.add_argument("--steps", type=int, help="of the runs of 'tracker' (3,000) and 'memory' (20,000)")
     words = parser.parse_args()
@@ -205,6 +309,12 @@ def main() -> int:
             return tests("test_driver_killed.py", "random_moments or any_step", seed=words.seed, kills=20)
         case "damage":
             return tests("test_driver_killed.py", "not (random_moments or any_step)", seed=words.seed)
+        case "search-kill":
+            return search_kill(words.seed)
+        case "search-same":
+            return search_same(words.seed)
+        case "search-mlflow":
+            return search_mlflow()
         case "tracker":
             return tracker(words.steps or 3000, words.seed)
         case _:
