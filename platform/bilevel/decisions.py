@@ -21,6 +21,8 @@ from bilevel.study import Study
 
 SLOW = 0.05
 """Seconds to ask, from which on a search is asked ahead."""
+CURVE = 1000
+"""Points of a trial's curve that the search is told at most; of more every other one is left out."""
 LEADERS = 3
 """Configurations that are confirmed."""
 REFUSALS = 1000
@@ -189,7 +191,10 @@ class Decisions:
             return
         value = self.study.sign * value
         if math.isfinite(value) and self._searcher is not None:
-            self._curves.setdefault(event.trial, []).append((event.step, value))
+            curve = self._curves.setdefault(event.trial, [])
+            curve.append((event.step, value))
+            if len(curve) > CURVE:
+                del curve[1::2]
         trial = self.history.trials[event.trial]
         if self._stopper is not None and not trial.confirms:
             upto = event.trial - self.window if self.window else None
@@ -475,18 +480,20 @@ def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str
             state, reason = "failed", reason or f"step {trial.step}: {name} is {value}"
     if state == "failed":
         return Ended(trial.number, state, trial.step, None, reason, learned)
-    violation, missing = 0.0, None
-    for name, bound in study.limits.items():
-        value = metrics.get(name)
-        if value is None and state == "completed":
-            missing = name
-        excess = math.inf if value is None or math.isnan(value) else value - bound
-        violation += max(0.0, excess)
-    if missing is not None:
+    missing = next((name for name in study.limits if name not in metrics), None)
+    if missing is not None and state == "completed":
         known = ", ".join(sorted(metrics)) or "nothing"
         return Ended(
             trial.number, "failed", trial.step, None, f"never reported {missing!r}; it reported {known}", learned
         )
     several = tuple(float(value) for value in values if value is not None) if len(values) > 1 else ()
     several = several if len(several) == len(values) else ()
-    return Ended(trial.number, state, trial.step, values[0], reason, learned, several, min(violation, WORST))
+    return Ended(
+        trial.number, state, trial.step, values[0], reason, learned, several, min(excess(study, metrics), WORST)
+    )
+
+
+def excess(study: Study, metrics: Mapping[str, float]) -> float:
+    """By how much results break the study's limits, summed; infinite if one that is limited is not known."""
+    over = (metrics.get(name, math.nan) - bound for name, bound in study.limits.items())
+    return sum((math.inf if math.isnan(by) else max(0.0, by) for by in over), 0.0)

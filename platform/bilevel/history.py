@@ -180,9 +180,16 @@ class History:
         return [leader for _, leader in ranked[:count]]
 
     def pareto(self) -> list[Trial]:
-        """Of several objectives: the feasible trials that no other one beats in all of them, by number."""
+        """Of several objectives: the feasible trials that no other one beats in all of them, by number.
+
+        Of a configuration with several seeds it is the first trial, with the means as values.
+        """
         ways = [1 if minimize else -1 for minimize in self.objectives.values()]
-        feasible = [t for t in self.trials.values() if t.values and t.state != "failed" and not t.violation]
+        groups: dict[int, list[Trial]] = {}
+        for trial in self.trials.values():
+            if trial.values and trial.state != "failed":
+                groups.setdefault(trial.group, []).append(trial)
+        feasible = [_averaged(trials) for trials in groups.values() if not any(trial.violation for trial in trials)]
         ordered = sorted(feasible, key=lambda t: [w * v for w, v in zip(ways, t.values, strict=True)])
         front: list[tuple[list[float], Trial]] = []
         for trial in ordered:
@@ -210,6 +217,12 @@ def replay(events: Iterable[Event]) -> History:
     for event in events:
         history.take(event)
     return history
+
+
+def _averaged(trials: list[Trial]) -> Trial:
+    """The first of several trials of a configuration, with the mean of each value."""
+    means = tuple(sum(column) / len(column) for column in zip(*(trial.values for trial in trials), strict=True))
+    return dataclasses.replace(trials[0], values=means)
 
 
 def _interval(values: list[float]) -> tuple[float, float | None]:

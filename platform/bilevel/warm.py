@@ -9,6 +9,7 @@ from typing import Any
 
 from bilevel import history as histories
 from bilevel import space as spaces
+from bilevel.decisions import excess
 from bilevel.errors import BadInput
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
@@ -21,6 +22,9 @@ EXPERIMENT = "mlflow:"
 
 def collect(study: Study, store: Path, uri: str) -> list[dict[str, Any]]:
     """The trials of `study.warm_start`, as far as they fit the space: kept with the run, which so stays reproducible.
+
+    Whether they keep within limits is judged by those of this study; one that did not report what they bound is left
+    out.
 
     Raises:
         BadInput: no such run or experiment, another objective, or not one trial that fits.
@@ -40,7 +44,7 @@ def collect(study: Study, store: Path, uri: str) -> list[dict[str, Any]]:
         if not fitting:
             raise BadInput(
                 f"Study {study.name}: warm_start={run!r}: of its {len(history.trials)} trials none fits this space; "
-                f"its values are {', '.join(_searched(history)) or 'not searched'}"
+                f"its values are {', '.join(_searched(history)) or 'not searched'}{_limited(study)}"
             )
         found += fitting
     return found
@@ -82,12 +86,14 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
         ways = [1 if minimize else -1 for minimize in study.objectives.values()]
         told = [way * value for way, value in zip(ways, values, strict=True) if value is not None]
         good = run.finished and all(map(math.isfinite, told))
-        said.append(_entry(point, told if good else None, 0, run.stopped, 0.0))
+        violation = excess(study, run.metrics) if good else 0.0
+        if math.isfinite(violation):
+            said.append(_entry(point, told if good else None, 0, run.stopped, violation))
     if not said:
         wanted = ", ".join([*(p.path for p in study.parameters), *study.objectives])
         raise BadInput(
             f"Study {study.name}: warm_start={EXPERIMENT + name!r}: of its {len(runs)} ended runs none fits; they need"
-            f" {wanted} as parameters and metrics"
+            f" {wanted} as parameters and metrics{_limited(study)}"
         )
     return said
 
@@ -105,14 +111,22 @@ def _said(study: Study, history: History, trial: Trial) -> dict[str, Any] | None
     if point is None:
         return None
     values: list[float] | None = None
+    violation = 0.0
     if trial.objective is not None:
+        violation = excess(study, trial.metrics)
+        if math.isinf(violation):
+            return None
         ways = [1 if minimize else -1 for minimize in history.objectives.values()]
         values = [way * value for way, value in zip(ways, trial.values or (trial.objective,), strict=True)]
-    return _entry(point, values, trial.step, trial.state == "stopped", trial.violation)
+    return _entry(point, values, trial.step, trial.state == "stopped", violation)
 
 
 def _ways(objectives: Mapping[str, bool]) -> str:
     return ", ".join(f"{'minimize' if low else 'maximize'} {name}" for name, low in objectives.items())
+
+
+def _limited(study: Study) -> str:
+    return f"; limits need {', '.join(study.limits)}" if study.limits else ""
 
 
 def _searched(history: History) -> list[str]:
