@@ -68,7 +68,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BILEVEL_DATA", raising=False)
-    monkeypatch.setattr(figures, "draw", lambda history: {})
+    monkeypatch.setattr(figures, "draw", lambda *_: {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
 
@@ -174,7 +174,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("read")
     (home / "points.py").write_text(LETTERS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw", lambda history: {})
+        patch.setattr(figures, "draw", lambda *_: {})
         patch.setattr(sys, "path", list(sys.path))
         status = cli.main(["run", str(home / "points.py"), "--store", str(home / "runs"), *FAST])
     assert status == 0

@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     monkeypatch.setattr(sys, "path", [str(home), *sys.path])
-    monkeypatch.setattr(figures, "draw", lambda history: {})
+    monkeypatch.setattr(figures, "draw", lambda *_: {})
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:

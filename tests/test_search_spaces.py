@@ -24,7 +24,7 @@ NEEDS = {"omniglot_maml": "omniglot", "patients_maml": "parkinsons_telemonitorin
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are tested elsewhere, and take seconds."""
-    monkeypatch.setattr(figures, "draw", lambda history: {})
+    monkeypatch.setattr(figures, "draw", lambda *_: {})
 
 
 def small(name: str, store: Path, **more: object) -> Result:

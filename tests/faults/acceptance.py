@@ -108,7 +108,7 @@ def server(home: Path, port: int) -> subprocess.Popen[bytes]:
 
 def tracker(steps: int, seed: int) -> int:
     """Runs beside a server that is absent, is killed in the middle, hangs; each completed by `sync`."""
-    figures.draw = lambda history: {}
+    figures.draw = lambda *_: {}
     waited = Waited()
     failed = 0
     for fault, number in {"absent": None, "killed": 9, "hung": 19}.items():

@@ -50,7 +50,7 @@ killer = study.set("rule", Space(Killer, init=Learned(Space(mlp, hidden=(8,)), b
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take seconds, and are not what is tested."""
-    monkeypatch.setattr(figures, "draw", lambda history: {})
+    monkeypatch.setattr(figures, "draw", lambda *_: {})
 
 
 def test_any_number_of_workers_gives_one_fingerprint(tmp_path: Path) -> None:
