@@ -20,7 +20,7 @@ import pytest
 import ray
 import torch
 
-from bilevel import Int, OneOf, Ray, Report, Run, Space
+from bilevel import Int, OneOf, Ray, Report, Run, Space, Tune
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from bilevel.events import Completed, Fault, Gone, Order, Placed, Raised, Said, Stage, Units
@@ -29,7 +29,7 @@ from bilevel.execute.host import Script
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.stage import RayStage
 
-PLACES = ("inline", "ray")
+PLACES = ("inline", "ray", "tune")
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------
@@ -176,6 +176,7 @@ def opened(cluster: None) -> Iterator[dict[str, Stage]]:
     live: dict[str, Stage] = {
         "inline": InlineStage(script(), {}, echo=False),
         "ray": Ray(workers=1).stage(script()),
+        "tune": Tune(workers=1).stage(script()),
     }
     yield live
     for stage in live.values():
@@ -389,7 +390,7 @@ def test_a_trial_that_is_closed_says_no_more_and_leaves_its_place(stage: Stage, 
     mine: Stage = (
         InlineStage(script(space), {}, echo=False)
         if isinstance(stage, InlineStage)
-        else Ray(workers=1).stage(script(space))
+        else (Ray if isinstance(stage, RayStage) else Tune)(workers=1).stage(script(space))
     )
     try:
         pids = set()

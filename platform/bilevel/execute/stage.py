@@ -57,15 +57,10 @@ class RayStage:
         self._fresh = fresh
         self._crew = Crew(wanted, threads, code, cpus)
         try:
-            by_value(code)
-            pickled = ray.cloudpickle.dumps(script)
-        except Exception as error:  # whatever the user's objects raise when they are to be pickled
+            self._script = shipped(script, code)
+        except BaseException:
             self._crew.close()
-            raise BadInput(
-                f"the study cannot travel to the workers: {line(error)}; make what it names inside of the objective"
-                " (run.cache keeps it), or run with --workers 0"
-            ) from error
-        self._script = ray.put(pickled) if len(pickled) > INLINE else pickled
+            raise
         self._queue: deque[Order] = deque()
         self._seats: dict[int, _Seat] = {}
         self._busy: dict[Member, _Seat] = {}
@@ -252,6 +247,23 @@ class RayStage:
         self._sizes.pop(member, None)
         self._crew.dismiss(member, frozen=frozen)
         self._crew.staff()
+
+
+def shipped(script: Script, code: tuple[str, ...]) -> Any:
+    """The script pickled, or, if that is large, where it lies in Ray's object store.
+
+    Raises:
+        BadInput: something in it cannot be pickled.
+    """
+    try:
+        by_value(code)
+        pickled = ray.cloudpickle.dumps(script)
+    except Exception as error:  # whatever the user's objects raise when they are to be pickled
+        raise BadInput(
+            f"the study cannot travel to the workers: {line(error)}; make what it names inside of the objective"
+            " (run.cache keeps it), or run with --workers 0"
+        ) from error
+    return ray.put(pickled) if len(pickled) > INLINE else pickled
 
 
 def stopped(pid: int) -> bool:

@@ -53,6 +53,7 @@ class Seat:
     greeting: Greeting | None = None
     heard: float = 0.0
     waits: bool = False
+    frozen: bool = False
     closed: bool = False
 
     @property
@@ -177,7 +178,8 @@ class Desk:
             seat = self._seats[name]
             if seat.greeting is None:  # an attempt that found no place has not begun
                 self._tell(seat, Placed(seat.trial, seat.attempt, seat.place))
-            self._tell(seat, Gone(seat.trial, seat.attempt, "died", f"{seat.place}: {why()}"))
+            kind, detail = ("frozen", "its process is stopped") if seat.frozen else ("died", why())
+            self._tell(seat, Gone(seat.trial, seat.attempt, kind, f"{seat.place}: {detail}"))
             seat.closed = True
 
     def left(self, name: str) -> None:

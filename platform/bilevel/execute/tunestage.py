@@ -14,9 +14,8 @@ from bilevel import trees
 from bilevel.errors import ClusterFailed
 from bilevel.events import Fault, Gone, Order, Placed, Said
 from bilevel.execute import cluster
-from bilevel.execute.crew import line
 from bilevel.execute.host import Script
-from bilevel.execute.stage import INLINE, SILENCE, STEP, stopped
+from bilevel.execute.stage import SILENCE, STEP, shipped, stopped
 from bilevel.execute.tunedesk import Desk, Seat
 from bilevel.execute.tunetrials import carry_out, trial_class
 from bilevel.execute.worker import Settings
@@ -48,11 +47,8 @@ class TuneStage:
         self._cluster = cluster.connect(wanted.address, wanted.workers, min(cpus, 1))
         try:
             self._cluster.check(cpus, gpus)
-            cluster.by_value(code)
-            pickled = ray.cloudpickle.dumps(script)
-            shipped = ray.put(pickled) if len(pickled) > INLINE else pickled
             device = "cuda" if gpus else wanted.device or "cpu"
-            trial = trial_class(shipped, Settings.here(threads), device, code)
+            trial = trial_class(shipped(script, code), Settings.here(threads), device, code)
             self._error: BaseException | None = None
             self._placed = time.monotonic()
             self._thread = threading.Thread(
@@ -118,7 +114,8 @@ class TuneStage:
     def _look_around(self) -> None:
         now = time.monotonic()
         if not self._thread.is_alive():
-            raise ClusterFailed(f"Ray Tune gave up: {line(self._error) if isinstance(self._error, Exception) else ''}")
+            why = str(self._error).strip().rpartition("\n")[2]  # Tune puts tracebacks into its messages
+            raise ClusterFailed(f"Ray Tune gave up: {why or type(self._error).__name__}")
         if not self._desk.waiting():
             self._placed = now
         elif self._cluster.dead():
@@ -133,7 +130,8 @@ class TuneStage:
             if hello is not None and now - seat.heard > SILENCE and hello.host == os.uname().nodename:
                 seat.heard = now
                 if stopped(hello.pid):
-                    os.kill(hello.pid, signal.SIGKILL)
+                    seat.frozen = True
+                    os.kill(hello.pid, signal.SIGKILL)  # then Ray hears of it at once
 
 
 def _kill(seat: Seat) -> None:

@@ -101,11 +101,12 @@ def trial_class(script: Any, settings: Settings, device: str, code: tuple[str, .
         def _play(self) -> Any:
             order, self._order = self._order, None
             told = None if self._knows else ray.get(script) if isinstance(script, ray.ObjectRef) else script
-            self._knows = True
             try:
-                return self._worker.play(KEY, order, told)
+                played = self._worker.play(KEY, order, told)
             except Exception as error:  # noqa: BLE001 it ends this trial
                 return Played((), raised(error), "", None, 0, 0.0)
+            self._knows = True
+            return played
 
     return BilevelTrial
 
@@ -154,7 +155,10 @@ class _Answers(FIFOScheduler):  # type: ignore[misc]
         trial.last_result.pop("played", None)  # Tune keeps it to the end
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None: the next in line, without a look at all the earlier ones."""
+        """None: the next in line, without a look at all the earlier ones. When the driver leaves, none is to wait."""
+        if self._desk.closed:
+            for trial in [trial for trial in tune_controller.get_live_trials() if trial.status == trial.PENDING]:
+                tune_controller.stop_trial(trial)
 
 
 def _why(trial: Any) -> str:
