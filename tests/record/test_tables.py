@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 from sqlalchemy.exc import OperationalError
 
 import journals
@@ -20,6 +23,7 @@ from bilevel.record import writer
 from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, ledger, tables
 from bilevel.record.mlflow.database import prepare_database
+from bilevel.record.projection import LONGEST_NAME, allowed
 from records import JOURNALS, QUERIES, found_by, read_back, record
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
@@ -122,6 +126,14 @@ def test_a_record_begun_by_the_client_is_gone_on_with_in_bulk_and_back(
             database.execute(f"update tags set value = '{max(0, stop - 15)}' where key = 'bilevel.synced'")
     record(other, other_uri)
     assert read_back(other_uri) == read_back(uri)
+
+
+@given(st.text() | st.text(alphabet="./ a:\n"))
+def test_mlflow_takes_any_name_as_it_is_written(name: str) -> None:
+    written = allowed(name)
+    for check in (_validate_metric_name, _validate_param_name, _validate_tag_name):
+        check(written)
+    assert 0 < len(written) <= LONGEST_NAME
 
 
 def test_tables_that_are_not_as_expected_are_left_to_the_client(
