@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 from bilevel.conversion import describe
 from bilevel.dimensions import Dimension, Int, Log, LogInt, OneOf, Uniform, admit
@@ -38,6 +38,7 @@ class DefinedByRun:
 
     function: Callable[[Any], Any]
     metrics: tuple[str, ...]
+    suggests: ClassVar[bool] = True
 
     def __call__(self, config: Mapping[str, Any], run: Run) -> None:
         """Run the function, as one trial."""

@@ -238,39 +238,75 @@ def _check_learned(study: Study) -> None:
 
 
 def _check_search(study: Study) -> None:
-    if study.search is not None and not callable(getattr(study.search, "open", None)):
-        raise BadInput(f"Study {study.name}: search={study.search!r} is no search; use TPE(), CMAES(), Random(), ...")
-    if study.stop is not None and not callable(getattr(study.stop, "open", None)):
-        raise BadInput(f"Study {study.name}: stop={study.stop!r} is no rule; use ASHA(...) or Hyperband(...)")
+    for name, known in (("search", "search; use TPE(), CMAES(), Random(), ..."), ("stop", "rule; use ASHA(...), ...")):
+        value = getattr(study, name)
+        if isinstance(value, type):
+            raise BadInput(f"Study {study.name}: {name}={_name(value)} is a class; write {_name(value)}(...)")
+        if value is not None and not callable(getattr(value, "open", None)):
+            raise BadInput(f"Study {study.name}: {name}={value!r} is no {known}")
+    if isinstance(study.warm_start, str):
+        raise BadInput(f"Study {study.name}: warm_start={study.warm_start!r}; it takes names: ({study.warm_start!r},)")
+    if isinstance(study.points, Mapping):
+        raise BadInput(f"Study {study.name}: points={study.points!r}; it takes a list of configurations, as [{{...}}]")
+    suggests = getattr(study.objective, "suggests", False)
     if not study.parameters:
         for name in ("points", "where"):
             if getattr(study, name):
-                raise BadInput(f"Study {study.name}: {name} is for searched values, and the space has none")
-        if study.search is not None and study.space.values:
+                raise BadInput(
+                    f"Study {study.name}: {name} is for searched values, and the space has none; write them as"
+                    f" dimensions, such as lr=Log(1e-4, 1e-1), or leave {name} out"
+                )
+        if study.search is not None and study.space.values and not suggests:
             raise BadInput(
                 f"Study {study.name}: nothing is searched: write a dimension such as lr=Log(1e-4, 1e-1), or leave"
-                f" search={type(study.search).__name__}() out"
+                f" search={_name(study.search)}() out"
             )
-    if len(study.objectives) > 1:
-        for name, value in (("target", study.target), ("plateau", study.plateau), ("stop", study.stop)):
-            if value is not None:
-                raise BadInput(
-                    f"Study {study.name}: {name} is for one objective, and there are {len(study.objectives)}; "
-                    "leave it out, or keep one and put bounds on the others (limits)"
-                )
-    if hasattr(study.search, "members"):
-        for name in ("repeats", "confirm", "plateau", "stop"):
-            if getattr(study, name) not in (1, 0, None):
-                raise BadInput(
-                    f"Study {study.name}: {name} does not go with {type(study.search).__name__}, whose members live as"
-                    f" long as the study; leave {name} out, or search with TPE()"
-                )
-    if study.value == "best" and len(study.objectives) > 1:
-        raise BadInput(f"Study {study.name}: value='best' is for one objective; with several, each is its last value")
+    _check_together(study)
     for point in study.points:
         spaces.complete(study.space, point)
-    if study.search is not None and study.parameters:
-        study.search.open(study.problem())  # what it cannot search is said now
+    if study.search is not None and (study.parameters or suggests):
+        searcher = study.search.open(study.problem())  # what it cannot search is said now
+        if suggests and not hasattr(searcher, "grow"):
+            raise BadInput(
+                f"Study {study.name}: search={_name(study.search)}() has to know all values beforehand, and the"
+                " objective suggests its own while it runs; use TPE(), or declare them in the space"
+            )
+
+
+def _check_together(study: Study) -> None:
+    """Whether what is asked for goes together."""
+    several = {
+        "target": study.target is not None,
+        "plateau": study.plateau is not None,
+        "stop": study.stop is not None,
+        "confirm": study.confirm > 0,
+        "value='best'": study.value == "best",
+    }
+    lasting = {
+        "repeats": study.repeats > 1,
+        "confirm": study.confirm > 0,
+        "plateau": study.plateau is not None,
+        "stop": study.stop is not None,
+        "warm_start": bool(study.warm_start),
+    }
+    for name, there in several.items():
+        if there and len(study.objectives) > 1:
+            raise BadInput(
+                f"Study {study.name}: {name} is for one objective, and there are {len(study.objectives)}; "
+                "leave it out, or keep one and put bounds on the others (limits)"
+            )
+    for name, there in lasting.items():
+        if there and hasattr(study.search, "members"):
+            raise BadInput(
+                f"Study {study.name}: {name} does not go with {_name(study.search)}, whose members live as long as the"
+                f" study; leave {name} out, or search with TPE()"
+            )
+    if study.spreads and (study.cpus != 1 or study.gpus):
+        name = "gpus" if study.gpus else "cpus"
+        raise BadInput(
+            f"Study {study.name}: {name} is what a trial takes that runs on one worker, and {_name(study.objective)}"
+            f" spreads its work over all; leave it out, and give the workers GPUs: Ray(gpus_per_worker=...)"
+        )
 
 
 def _name(value: Any) -> str:
