@@ -122,6 +122,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
             curve[step] = values[0]
             stopped = last is not None and step < last
             told = {"values": list(values), "step": step, "stopped": stopped, "curve": sorted(curve.items())}
+        again = [entry for entry in self._history if entry[:2] != ["told", trial_id]]
+        if len(again) < len(self._history):  # it had failed, and a restored Tuner has run it again
+            self._replay(again)
         self._know(["told", trial_id, told])
 
     # -- its state -----------------------------------------------------------------------------------------------------
