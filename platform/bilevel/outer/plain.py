@@ -125,7 +125,7 @@ class _Even(_Drawn):
     def _draws(self, number: int) -> Iterator[Point]:
         while len(self._places) <= number:
             self._places += self._sequence.random(_BLOCK).tolist()
-        yield decode(self._parameters, self._places[number])
+        yield decode(self._parameters, self._places[number][: len(self._parameters)])
         yield from super()._draws(number)
 
 
