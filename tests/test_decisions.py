@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from bilevel import Study
-from bilevel.decisions import Command, Decisions, Finish, end
+from bilevel.decisions import Command, Decisions, Finish
 from bilevel.events import Asked, Ended, Event, Reported, Started
+from bilevel.fates import end
 from bilevel.history import History, replay
 from support.tiny import walking
 

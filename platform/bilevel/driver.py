@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bilevel import trees
-from bilevel.decisions import Decisions, Finish, Halt, end
+from bilevel.decisions import Decisions, Finish, Halt
 from bilevel.errors import ClusterFailed, NotReproduced
 from bilevel.events import (
     Asked,
@@ -41,6 +41,7 @@ from bilevel.events import (
     Turned,
     Units,
 )
+from bilevel.fates import end
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
 from bilevel.progress import Board, Progress, Watch
@@ -520,7 +521,7 @@ class Driver:
     def _close(self) -> None:
         stage, self._stage = self._stage, None
         executor, self._executor = self._executor, None
-        self.decisions.close()
+        self.decisions.dialogue.close()
         for part in (stage, executor):
             if part is not None:
                 part.close()

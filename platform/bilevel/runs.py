@@ -260,8 +260,9 @@ class _Session:
             warm=warm.restore(self.folder.document().get("warm", [])),
             window=window,
         )
-        if driver.decisions.why and not before:
-            self.watch.say(f"search: {driver.decisions.search}, {driver.decisions.why}")
+        dialogue = driver.decisions.dialogue
+        if dialogue.why and not before:
+            self.watch.say(f"search: {dialogue.search}, {dialogue.why}")
         tracker: tracking.Tracker | None = None
         try:
             if not before:

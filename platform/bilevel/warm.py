@@ -9,8 +9,8 @@ from typing import Any
 
 from bilevel import history as histories
 from bilevel import space as spaces
-from bilevel.decisions import excess
 from bilevel.errors import BadInput
+from bilevel.fates import excess
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
 from bilevel.record import folder as folders
@@ -56,7 +56,10 @@ def _folders(study: Study, store: Path) -> Iterator[tuple[str, RunFolder]]:
         if name.startswith(EXPERIMENT):
             continue
         of_study = [folder for folder in folders.runs(store) if folder.document()["name"] == name]
-        yield from ((name, folder) for folder in of_study or [folders.find(store, name)])
+        try:
+            yield from ((name, folder) for folder in of_study or [folders.find(store, name)])
+        except BadInput as error:
+            raise BadInput(f"Study {study.name}: warm_start={name!r}: {error}") from error
 
 
 def restore(said: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Told]]:
