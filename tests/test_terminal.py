@@ -134,8 +134,9 @@ def test_the_end_names_interval_and_front() -> None:
         "pareto": [{}, {}],
         "metrics": {},
     }
-    console.print(terminal.results(document))
+    console.print(terminal.results(document, {"lr": 0.1, "act": "relu"}))
     line = text(console)
     assert "3 completed, 1 failed" in line
     assert "in 3 min 20 s" in line
+    assert "lr=0.1 act=relu" in line
     assert "objective 0.25 ± 0.012 over 3 seeds; 2 trials on the Pareto front" in line

@@ -101,20 +101,20 @@ def _headline(search: Search, parameters: Sequence[Parameter]) -> str:
     breaks = ' <span class="bad">No trial keeps the limits; this one breaks them least.</span>'
     line += breaks if best.trial.violation else ""
     searched = {p.path for p in parameters}
-    rows = [
-        (f"<b>{escape(path)}</b>" if path in searched else escape(path), escape(shown(value)))
-        for path, value in sorted(best.trial.config.items(), key=lambda item: item[0] not in searched)
-    ]
-    first = " (searched values first)" if searched else ""
+    config = {path: (escape(path), escape(shown(value))) for path, value in best.trial.config.items()}
+    first = [row for path, row in config.items() if path in searched]
+    rest = [row for path, row in config.items() if path not in searched]
     metrics = [(escape(name), f"{value:.5g}") for name, value in sorted(best.trial.metrics.items())]
-    tables = _details(f"its configuration{first}", rows) + _details("its metrics, as last reported", metrics)
+    tables = _details("its searched values", first, most=len(first))
+    tables += _details("the rest of its configuration" if first else "its configuration", rest)
+    tables += _details("its metrics, as last reported", metrics)
     return f'<section><p class="best">{line}</p>{tables}</section>'
 
 
-def _details(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    """A table that folds; its names and values are HTML."""
+def _details(title: str, rows: Sequence[tuple[str, str]], most: int = OPEN) -> str:
+    """A table that folds, open from the start if it has `most` rows; its names and values are HTML."""
     body = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
-    state = " open" if len(rows) <= OPEN else ""
+    state = " open" if len(rows) <= most else ""
     return f'<details{state}><summary>{title}</summary><table class="plain">{body}</table></details>' if rows else ""
 
 
@@ -257,7 +257,6 @@ summary{cursor:pointer}
 table{border-collapse:collapse;font-size:.92rem;max-width:100%}
 th,td{text-align:left;padding:4px 12px 4px 0;vertical-align:top;border-bottom:1px solid #eee;overflow-wrap:anywhere}
 .plain th{font-weight:400;color:#5a5a5a;min-width:7em}
-.plain th b{color:#222}
 .wide{overflow-x:auto}
 .cards{width:100%}
 .cards th{font-size:.85rem;color:#5a5a5a;min-width:56px;overflow-wrap:anywhere}

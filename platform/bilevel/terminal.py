@@ -211,11 +211,14 @@ def _left(progress: Progress, standing: Standing, done: float, course: float) ->
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def results(document: Mapping[str, Any]) -> Group:
-    """The small table at the end: before and after adaptation, with 95 % intervals, beside baselines."""
+def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None) -> Group:
+    """The small table at the end: before and after adaptation, with 95 % intervals, beside baselines.
+
+    `point` are the searched values of the best trial.
+    """
     parts: list[Any] = [_headline(document)]
-    if document["best"] is not None and sum(document["trials"].values()) > 1:
-        parts.append(Text(brief(document["best"]["config"], 240)))
+    if point:
+        parts.append(Text(brief(point, 240)))
     metrics = document["metrics"]
     tables = _distributions(metrics)
     for prefix, title in tables.items():

@@ -55,7 +55,7 @@ def test_a_trial_that_says_not_where_it_runs_was_here_all_the_time() -> None:
     assert (attempt.worker, attempt.began, attempt.ended, attempt.fate) == ("", 1.0, 3.0, "failed")
 
 
-def test_a_curve_breaks_where_a_member_goes_on_from_another_one() -> None:
+def test_a_curve_goes_on_from_the_donors_last_value() -> None:
     point = {"lr": 0.1}
     found = search_history(
         timed(
@@ -63,11 +63,12 @@ def test_a_curve_breaks_where_a_member_goes_on_from_another_one() -> None:
             (1.0, Asked(1, {}, 0, point)),
             (2.0, Reported(0, 5, {"loss": 3.0, "other": 9.0})),
             (2.0, Reported(0, 6, {"other": 9.0})),
+            (2.0, Reported(1, 5, {"loss": 2.0})),
             (3.0, Moved(0, 5, 1, {}, {"lr": 0.2})),
             (4.0, Reported(0, 10, {"loss": math.nan})),
         )
     )
-    assert np.array_equal(found.tracks[0].curve, [[5, 3], [np.nan, np.nan], [10, np.nan]], equal_nan=True)
+    assert np.array_equal(found.tracks[0].curve, [[5, 3], [np.nan, np.nan], [5, 2], [10, np.nan]], equal_nan=True)
     assert found.tracks[0].point == {"lr": 0.1}
     assert found.history.trials[0].point == {"lr": 0.2}
 

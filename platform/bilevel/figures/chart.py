@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from bilevel.figures import style
 from bilevel.figures.search import Array
 
+ROOM = 30  # characters of all ticks of an axis together
+
 Marker = Literal["full", "hollow", "cross"]
 
 
@@ -137,18 +139,21 @@ def logarithmic(title: str, low: float, high: float) -> Axis:
 
 
 def log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
-    """At most six or so: powers of ten, or 1, 2 and 5 of each where there are few decades."""
+    """1, 2 and 5 of each decade, 1 and 3 of each, or powers of ten: as many as a phone has room for."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    decades = math.log10(high / low) if high > low else 0.0
-    if decades > 1.6:
-        every = max(1, math.ceil((last - first) / 6))
-        places = [10.0**power for power in range(first, last + 1, every)]
-    elif decades > 0.5:
-        places = [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
-    else:
-        return even_ticks(low, high)
-    inside = tuple((place, number(place)) for place in places if low * 0.97 <= place <= high * 1.03)
-    return inside if len(inside) > 1 else even_ticks(low, high)
+    ways: list[tuple[tuple[int, ...], int]] = [
+        ((1, 2, 5), 1),
+        ((1, 3), 1),
+        *(((1,), n) for n in range(1, last - first)),
+    ]
+    for digits, step in ways:
+        places = [digit * 10.0**power for power in range(first, last + 1, step) for digit in digits]
+        inside = tuple((place, number(place)) for place in places if low * 0.97 <= place <= high * 1.03)
+        if len(inside) < 3 and len(digits) > 1:
+            break
+        if sum(len(words) + 1 for _, words in inside) <= ROOM and len(inside) > 1:
+            return inside
+    return even_ticks(low, high)
 
 
 def even_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:

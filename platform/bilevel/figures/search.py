@@ -43,7 +43,8 @@ class Track:
         attempts: its stays on workers.
         point: its searched values when it was asked for; a member of a population changes them.
         moves: from whom it went on, if it is such a member.
-        curve: [reports, 2]: step and objective (of several the first); a row of NaN where it went on from another one.
+        curve: [reports, 2]: step and objective (of several the first); where it went on from another one, a row of
+            NaN and that one's last.
     """
 
     asked: float
@@ -177,7 +178,8 @@ class _Reader:
                 attempts.append(Attempt(event.worker, time, step=event.step))
             case Moved():
                 self.open[event.trial].moves.append(event)
-                self.open[event.trial].curve.extend((math.nan, math.nan))
+                donor = self.open[event.donor].curve
+                self.open[event.trial].curve.extend((math.nan, math.nan, *donor[-2:]))
             case Reported():
                 value = event.metrics.get(self.history.metric)
                 if value is not None:

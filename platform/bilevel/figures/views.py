@@ -17,7 +17,7 @@ BEST = 100  # of these
 CURVES = 150  # learning curves drawn
 STEPS = 60  # points of each
 LANES = 32  # workers with a line of their own in the timeline; more share lines
-NARROW = 0.003  # of the timeline: shorter stays are drawn as long as this, and touching ones as one
+NARROW = 0.005  # of the timeline: shorter stays are drawn as long as this, and touching ones as one
 
 STATE = {
     "completed": ("completed", style.BLUE),
