@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from bilevel.outer.optuna import TPE
+from bilevel.outer.optuna import GP, NSGA2, TPE
 from bilevel.outer.search import Problem, Search
+
+FEW = 200
+"""Trials up to which a model of all of them is worth its time."""
+MANY = 2000
+"""Trials of several objectives from which on a population beats a model."""
+DIMENSIONS = 20
+"""Searched values up to which a Gaussian process finds its way."""
 
 
 def choose(problem: Problem) -> tuple[Search, str]:
     """A search for this problem, and in a few words why this one."""
-    return TPE(), f"{len(problem.parameters)} searched values"
+    values, trials = len(problem.parameters), problem.trials
+    depends = next((parameter for parameter in problem.parameters if parameter.when), None)
+    if problem.objectives > 1:
+        if trials is not None and trials >= MANY:
+            return NSGA2(), f"{problem.objectives} objectives and {trials} trials"
+        return TPE(), f"{problem.objectives} objectives"
+    if depends is not None:
+        return TPE(), f"{depends.name} depends on {depends.when[-1][0]}"
+    if problem.fidelity is not None:
+        return TPE(), "trials are stopped early, and it compares them at the same step"
+    if trials is None:
+        return TPE(), "the number of trials is open"
+    if trials > FEW:
+        return TPE(), f"{trials} trials"
+    if values > DIMENSIONS:
+        return TPE(), f"{values} searched values"
+    return GP(), f"{trials} trials of {values} searched value{'s' * (values > 1)}"

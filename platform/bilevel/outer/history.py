@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -19,14 +22,16 @@ from bilevel.dimensions import Dimension, LogInt
 from bilevel.outer.search import Told
 
 _STUDY = "told"
+_FEW = 64
+"""Values of which each is weighed by itself, which costs TPE much time; and steps at which trials are compared."""
 
 
 @dataclass(frozen=True)
 class Axis:
     """A dimension as one of Optuna's distributions, and the way there and back.
 
-    Finite ones are the indices of their values, unless their scale is logarithmic; a continuum is the unit interval,
-    where all of ours are flat.
+    A few values are the indices of them, unless their scale is logarithmic; many values and a continuum are the unit
+    interval, where all of ours are flat.
     """
 
     dimension: Dimension
@@ -34,33 +39,44 @@ class Axis:
 
     def inside(self, value: Any) -> Any:
         """The value as the distribution has it."""
-        if isinstance(self.dimension, LogInt):
-            return value
         place = self.dimension.encode(value)
         if isinstance(self.distribution, FloatDistribution):
             return place
+        if isinstance(self.dimension, LogInt):
+            return value
         size = self.dimension.size or 1
         return min(int(place * size), size - 1)
 
     def outside(self, inside: Any) -> Any:
         """The value that the user knows, a plain one."""
-        if isinstance(self.dimension, LogInt):
-            return int(inside)
         if isinstance(self.distribution, FloatDistribution):
             return self.dimension.decode(float(inside))
+        if isinstance(self.dimension, LogInt):
+            return int(inside)
         return self.dimension.decode((int(inside) + 0.5) / (self.dimension.size or 1))
 
 
 def axis(dimension: Dimension) -> Axis:
     """How Optuna is to see a dimension."""
     size = dimension.size
-    if isinstance(dimension, LogInt):
-        return Axis(dimension, IntDistribution(dimension.low, dimension.high, log=True))
     if size is not None and not dimension.ordered:
         return Axis(dimension, CategoricalDistribution(tuple(range(size))))
-    if size is not None and not dimension.log:
-        return Axis(dimension, IntDistribution(0, size - 1))
-    return Axis(dimension, FloatDistribution(0.0, 1.0))
+    if size is None or size > _FEW:
+        return Axis(dimension, FloatDistribution(0.0, 1.0))
+    if isinstance(dimension, LogInt):
+        return Axis(dimension, IntDistribution(dimension.low, dimension.high, log=True))
+    return Axis(dimension, FloatDistribution(0.0, 1.0) if dimension.log else IntDistribution(0, size - 1))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna logs nothing but errors: a study that begins, a search that has converged are no news here."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 class View(optuna.storages.InMemoryStorage):  # type: ignore[misc]
@@ -69,10 +85,8 @@ class View(optuna.storages.InMemoryStorage):  # type: ignore[misc]
     def __init__(self, objectives: int) -> None:
         super().__init__()
         self._handed: Sequence[FrozenTrial] = ()
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # a new study is news to Optuna
-        self.create_new_study([StudyDirection.MINIMIZE] * objectives, _STUDY)
-        optuna.logging.set_verbosity(level)
+        with quiet():
+            self.create_new_study([StudyDirection.MINIMIZE] * objectives, _STUDY)
 
     def study(self, sampler: BaseSampler, trials: Sequence[FrozenTrial]) -> optuna.Study:
         """A study in which these are the trials."""
@@ -163,6 +177,53 @@ class Memory:
     def trials(self) -> list[FrozenTrial]:
         """All of them."""
         return sorted(chain(self._best.trials, self._newest, self._out.values()), key=lambda trial: trial.number)
+
+
+class Rungs:
+    """Of trials some of which are stopped early, those that reached one step, with their values there.
+
+    Values of different steps are not compared (Falkner et al. 2018): it is the last step of all that at least `least`
+    have reached, of those at which trials were stopped, and the end.
+    """
+
+    def __init__(self, make: Callable[[], Memory], least: int) -> None:
+        self._make = make
+        self._least = least
+        self._rungs: dict[float, Memory] = {}
+        self._reached: dict[float, int] = {}
+        self._failed: deque[FrozenTrial] = deque(maxlen=_FEW)
+        self._out: dict[int, FrozenTrial] = {}
+
+    def out(self, number: int, trial: FrozenTrial) -> None:
+        """A trial is out."""
+        self._out[number] = trial
+
+    def end(self, number: int, told: Told, trial: FrozenTrial) -> None:
+        """It is told."""
+        self._out.pop(number, None)
+        if told.values is None:
+            self._failed.append(trial)
+            return
+        last = told.step if told.stopped else math.inf
+        if last not in self._rungs and len(self._rungs) < _FEW:
+            self._rungs[last] = self._make()
+            self._reached[last] = 0
+        seen = {**dict(told.curve), last: told.values[0]}
+        for step, memory in self._rungs.items():
+            if step in seen:
+                there = copy.copy(trial)
+                there.state, there.values = TrialState.COMPLETE, [seen[step]]
+                memory.end(number, Told((seen[step],), violation=told.violation), there)
+                self._reached[step] += 1
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Those that reached this step, that are out, and that failed; none as long as too few have reached any."""
+        far = [step for step, count in self._reached.items() if count >= self._least]
+        if not far:
+            return []
+        reached = self._rungs[max(far)].trials
+        return sorted(chain(reached, self._failed, self._out.values()), key=lambda trial: trial.number)
 
 
 class Generations:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bilevel.dimensions import Parameter
 from bilevel.outer.finite import Tried, decode
-from bilevel.outer.history import Axis, Best, Front, Generations, Memory, View, axis
+from bilevel.outer.history import Axis, Best, Front, Generations, Memory, Rungs, View, axis, quiet
 from bilevel.outer.optuna import GP, NSGA2, TPE
 from bilevel.outer.search import Point, Problem, Told
 
@@ -94,7 +94,8 @@ class Modelled:
 
     def ask(self, number: int) -> Point:
         """What the sampler of this trial draws."""
-        return self._tried.novel(self._draws(number), self._problem.key.child(number, "untried"))
+        with quiet():
+            return self._tried.novel(self._draws(number), self._problem.key.child(number, "untried"))
 
     def _draws(self, number: int) -> Iterator[Point]:
         key = self._problem.key.child(number)
@@ -184,7 +185,11 @@ def tpe(options: TPE, problem: Problem) -> Modelled:
         most = options.window // 4
         history = Memory(Front(most), options.window - most)
         return Modelled(problem, make, history, startup=options.startup, key=lambda parameter: parameter.name)
-    history = Memory(Best(_BEST), options.window - _BEST)
+
+    def memory() -> Memory:
+        return Memory(Best(_BEST), options.window - _BEST)
+
+    history = memory() if problem.fidelity is None else Rungs(memory, options.startup)
     return Modelled(problem, make, history, startup=options.startup, key=lambda parameter: parameter.when)
 
 
