@@ -195,7 +195,7 @@ class Dialogue:
     # -- what to try ---------------------------------------------------------------------------------------------------
 
     def propose(self, number: int) -> tuple[Point, tuple[Point, ...]] | None:
-        """The point of trial `number` (the user's own first, then the search's), and those that `where` refused before."""
+        """The point of trial `number`, of the user's own while there are any, and those that `where` refused before."""
         self._flush(number if self.window else None)
         searcher = self._searcher
         if searcher is None:
