@@ -14,7 +14,7 @@ import pytest
 from bilevel.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Parameter, Uniform
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
-from bilevel.outer import GP, NSGA2, PBT, TPE, Grid, Random, Sobol
+from bilevel.outer import CMAES, GP, NSGA2, PBT, TPE, Grid, Random, Sobol
 from bilevel.outer.search import Point, Problem, Search, Searcher, Told
 
 TRIALS = 12
@@ -35,6 +35,7 @@ CASES = {
     "grid": Case(Grid(points=3)),
     "tpe": Case(TPE(startup=4)),
     "gp": Case(GP(startup=4), trials=7),
+    "cmaes": Case(CMAES(population=4)),
     "nsga2": Case(NSGA2(population=4)),
     "pbt": Case(PBT(members=TRIALS, every=1), population=True),
 }
@@ -276,6 +277,11 @@ def test_limits_are_told(case: Case) -> None:
         (lambda: TPE(window=3), "TPE: window=3; it takes a whole number from 50 on"),
         (lambda: GP(window=True), "GP: window=True; it takes a whole number from 20 on"),
         (lambda: NSGA2(population=1), "NSGA2: population=1; it takes a whole number from 2 on"),
+        (lambda: CMAES(sigma=0), "CMAES: sigma=0; it takes a part of the range, above 0 and up to 1"),
+        (lambda: CMAES(restarts="often"), "CMAES: restarts='often'; it takes 'bipop', 'ipop' or None"),
+        (lambda: CMAES(population=3), "CMAES: population=3; it takes a whole number from 4 on, or None"),
+        (lambda: CMAES().open(problem(FLAT)), "CMAES: act chooses among 3 values without an order; .* ordered=True"),
+        (lambda: CMAES().open(problem(CONDITIONAL)), "CMAES: opt[Sgd].lr is only there where opt is Sgd, .* use TPE()"),
         (lambda: GP().open(problem(CONDITIONAL)), "GP: opt[Sgd].lr is only there where opt is Sgd, .* use TPE()"),
         (lambda: Sobol().open(problem(FLAT[:1] * 21202)), "Sobol: 21202 searched values, .* use Random()"),
     ],
