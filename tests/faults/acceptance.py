@@ -223,6 +223,8 @@ def search_kill(seed: int) -> int:
                 f"{figures['steps computed']} computed; MLflow: {runs_by_status}; "
                 f"fingerprint {'equal' if same else 'not equal'} to the undisturbed run's"
             )
+            if slots == 1 and not same:
+                say(storms.differences(place, "undisturbed", "store"))
     return failed
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import secrets
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
-from support import storms
+from bilevel import ASHA, TPE, Grid, Inline, OneOf, Ray, Report, Run, Study, figures, run
+from bilevel.errors import BadInput
+from bilevel.events import Fault
+from bilevel.execute import stage as stages
+from bilevel.record.folder import RunFolder
+from support import storms, trying
 from support.storms import Home
+from support.trying import Hill, check_once, climb, hill
 
 SEED = int(os.environ.get("BILEVEL_FAULT_SEED", secrets.randbelow(10**6)))
 """Of the moments of the faults; it is part of the test's name, and the variable repeats a run."""
@@ -33,8 +43,103 @@ def test_drivers_and_workers_killed_lose_nothing_and_change_nothing(place: Home,
     )
     assert (found.drivers, found.workers) == (3, 3)
     figures = storms.check(place, "store", 40)
-    assert found.document["fingerprint"] == expected["fingerprint"]
+    same = found.document["fingerprint"] == expected["fingerprint"]
+    assert same, storms.differences(place, "undisturbed", "store")
     assert found.document["trials"] == expected["trials"]
     assert found.document["trials"]["stopped"] > 10
     assert figures["attempts again"] > 0
     assert "RUNNING" not in storms.statuses(place, "store")
+
+
+# -- runs of this process ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One for all, with room for three workers."""
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    here = (trying, sys.modules[__name__])
+    for module in here:
+        ray.cloudpickle.register_pickle_by_value(module)  # workers know no folder of tests
+    yield
+    for module in here:
+        ray.cloudpickle.unregister_pickle_by_value(module)
+    ray.shutdown()
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures: they take seconds, and are not what is tested."""
+    monkeypatch.setattr(figures, "draw", lambda *_: {})
+
+
+def searched(store: Path, study: Study, workers: int, slots: int) -> tuple[str, RunFolder]:
+    """The fingerprint of a run; 0 workers: in this process."""
+    on = Ray(workers=workers) if workers else Inline()
+    result = run(study, on=on, store=store, track="none", slots=slots)
+    assert result.status == "completed"
+    folder = RunFolder(result.folder)
+    check_once(folder)
+    return result.fingerprint, folder
+
+
+def learning(config: Hill, run: Run) -> Iterator[Report]:
+    """As `climb`, with something learned in its state: its hash is in the fingerprint."""
+    for report in climb(config, run):
+        assert report.state is not None
+        yield dataclasses.replace(report, state={**report.state, "learned": {"w": report.state["w"]}})
+
+
+@pytest.mark.usefixtures("cluster", "plain")
+def test_a_search_comes_to_the_same_on_workers_as_in_this_process(tmp_path: Path) -> None:
+    halved = ASHA(first=1, factor=2, last=9)
+    one = hill(learning, search=TPE(startup=3), trials=12, values={"steps": 9}, stop=halved)
+    four = dataclasses.replace(one, deterministic=True)
+    for study, slots in ((one, 1), (four, 4)):
+        found = {workers: searched(tmp_path, study, workers, slots)[0] for workers in (0, 1, 2)}
+        assert len(set(found.values())) == 1, found
+
+
+def deadly(config: Hill, run: Run) -> Iterator[Report]:
+    for report in climb(config, run):
+        if config.x == 0.5 and report.step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield report
+
+
+@pytest.mark.usefixtures("cluster", "plain")
+def test_a_trial_that_kills_its_workers_fails_and_the_others_are_done(tmp_path: Path) -> None:
+    study = hill(deadly, values={"x": OneOf(0.1, 0.5, 0.9, 0.2)}, search=Grid(), trials=None)
+    result = run(study, on=Ray(workers=2), store=tmp_path, track="none", slots=2)
+    assert result.document["trials"] == {"completed": 3, "stopped": 0, "failed": 1}
+    folder = RunFolder(result.folder)
+    check_once(folder)
+    assert sum(isinstance(event, Fault) for event in folder.events()) == 4
+    table = result.trials.set_index("config.x")
+    assert table["state"][0.5] == "failed"
+
+
+def stopping(config: Hill, run: Run) -> Iterator[Report]:
+    for report in climb(config, run):
+        if report.step == 2 and run.state is None and run.trial == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        yield report
+
+
+@pytest.mark.usefixtures("cluster", "plain")
+def test_a_worker_that_is_stopped_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops itself once: the trial goes on from the state that it had reported."""
+    monkeypatch.setattr(stages, "SILENCE", 1.0)
+    monkeypatch.setattr("bilevel.driver.KEEP_EVERY", 0.0)
+    expected = searched(tmp_path, hill(trials=3), 0, 1)[0]
+    found, folder = searched(tmp_path, hill(stopping, trials=3), 1, 1)
+    assert found == expected
+    assert [event.kind for event in folder.events() if isinstance(event, Fault)] == ["frozen"]
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("needs", [{"cpus": 64}, {"gpus": 2}])
+def test_what_no_node_can_hold_is_refused_before_anything_starts(tmp_path: Path, needs: dict[str, int]) -> None:
+    with pytest.raises(BadInput, match=r"no node has (64 CPUs|2 GPUs)"):
+        run(hill(**needs), on=Ray(workers=1), store=tmp_path, track="none")
+    assert not list(tmp_path.iterdir())

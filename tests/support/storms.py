@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import programs
+from bilevel import history as histories
 from bilevel.record import journal
 from programs import MARK, run_folder, until
 
@@ -290,3 +291,15 @@ def statuses(place: Home, store: str) -> dict[str, int]:
     for status in found.values():
         counts[status] += 1
     return dict(counts)
+
+
+def differences(place: Home, one: str, other: str) -> str:
+    """What differs between two runs, trial by trial; empty if their tables of trials are the same."""
+    tables = []
+    for store in (one, other):
+        folder = run_folder(place.path / store)
+        assert folder is not None
+        trials = histories.replay(entry.typed() for entry in journal.read(folder / "journal.jsonl")).trials
+        tables.append({n: (dict(t.config), t.state, t.step, t.objective, t.learned) for n, t in trials.items()})
+    rows = [n for n in sorted(tables[0] | tables[1]) if tables[0].get(n) != tables[1].get(n)]
+    return "\n".join(f"trial {n}: {tables[0].get(n)} in {one}, {tables[1].get(n)} in {other}" for n in rows[:3])
