@@ -208,7 +208,7 @@ class Rungs:
         if last not in self._rungs and len(self._rungs) < _FEW:
             self._rungs[last] = self._make()
             self._reached[last] = 0
-        seen = {**dict(told.curve), last: told.values[0]}
+        seen: dict[float, float] = {**dict(told.curve), last: told.values[0]}
         for step, memory in self._rungs.items():
             if step in seen:
                 there = copy.copy(trial)

@@ -50,7 +50,7 @@ class GP:
     """A Gaussian process and the point of the greatest expected improvement, by Optuna: few, dear trials.
 
     An ask takes about a tenth of a second after 100 trials, and grows no more after `window` trials. Trials that are
-    still out are taken into account; failed ones count as the worst seen, stopped ones as no better than the median.
+    still out are taken into account; failed ones count as worse than three quarters, stopped ones as no better.
 
     Args:
         startup: so many trials are told before anything is modelled; until then points are drawn at random.

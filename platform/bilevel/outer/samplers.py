@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -183,13 +182,13 @@ def tpe(options: TPE, problem: Problem) -> Modelled:
 
     if problem.objectives > 1:
         most = options.window // 4
-        history = Memory(Front(most), options.window - most)
-        return Modelled(problem, make, history, startup=options.startup, key=lambda parameter: parameter.name)
+        front = Memory(Front(most), options.window - most)
+        return Modelled(problem, make, front, startup=options.startup, key=lambda parameter: parameter.name)
 
     def memory() -> Memory:
         return Memory(Best(_BEST), options.window - _BEST)
 
-    history = memory() if problem.fidelity is None else Rungs(memory, options.startup)
+    history: _Trials = memory() if problem.fidelity is None else Rungs(memory, options.startup)
     return Modelled(problem, make, history, startup=options.startup, key=lambda parameter: parameter.when)
 
 
@@ -212,9 +211,10 @@ def gp(options: GP, problem: Problem) -> Modelled:
 
 
 def _valued(trials: list[FrozenTrial], problem: Problem) -> list[FrozenTrial]:
-    """Every trial with a value: failed ones have the median, stopped ones no better."""
+    """Every trial with a value: failed ones are among the worse (the worst may be far off), stopped ones no better."""
     known = [t for t in trials if t.state == TrialState.COMPLETE and t.constraints[_BROKEN] < _FAILED]
-    columns = list(zip(*(t.values for t in known), strict=True)) or [(0.0,)] * problem.objectives
+    columns = [sorted(column) for column in zip(*(t.values for t in known), strict=True)]
+    bad = [column[len(column) * 3 // 4] for column in columns] or [0.0] * problem.objectives
     most = max((t.constraints[_BROKEN] for t in known), default=0.0)
     valued = []
     for trial in trials:
@@ -223,9 +223,9 @@ def _valued(trials: list[FrozenTrial], problem: Problem) -> list[FrozenTrial]:
             continue
         values, violation = trial.values, trial.constraints[_BROKEN]
         if violation >= _FAILED:
-            values, violation = [statistics.median(column) for column in columns], most
+            values, violation = bad, most
         elif trial.state == TrialState.PRUNED:
-            values = [max(statistics.median(columns[0]), *trial.intermediate_values.values())]
+            values = [max(bad[0], *trial.intermediate_values.values())]
         limit = {"constraints": {_BROKEN: violation}} if problem.constrained else {}
         valued.append(create_trial(values=values, params=trial.params, distributions=trial.distributions, **limit))
     return valued
