@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         made.set_defaults(command=function)
         if run:
-            made.add_argument("run", metavar="RUN", help="a run's id, an unambiguous part of it, its folder, or 'last'")
+            made.add_argument("run", metavar="RUN", help="a run's id, its beginning or end, its folder, or 'last'")
         if store:
             made.add_argument(
                 "--store", type=Path, default=Path("runs"), metavar="DIR", help="directory of runs (default: runs)"

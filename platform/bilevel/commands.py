@@ -123,7 +123,8 @@ def _on(arguments: argparse.Namespace) -> On:
 
 def _done(result: Result, arguments: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(terminal.results(result.document))
+    best = histories.replay(RunFolder(result.folder).events()).best()
+    console.print(terminal.results(result.document, None if best is None else best.point))
     if result.status == "interrupted":
         console.print(f"resume with: bilevel resume {result.run_id} --store {arguments.store}", style="yellow")
     console.print(f"run: {result.folder}", style="dim")
@@ -176,7 +177,8 @@ def show(arguments: argparse.Namespace) -> int:
         return 0
     out = _out()
     out.print(f"[bold]{folder.run_id}[/bold]  {folder.path}")
-    out.print(terminal.results(document))
+    best = history.best()
+    out.print(terminal.results(document, None if best is None else best.point))
     if len(history.trials) > 1:
         out.print(tables.search(results.search(folder)))
     else:
@@ -218,7 +220,8 @@ def report(arguments: argparse.Namespace) -> int:
     folder = folders.find(arguments.store, arguments.run)
     path = arguments.output or folder.path / "report.html"
     document = folder.document()
-    written = reports.write(results.search(folder), path, title=f"{document['name']}, run {folder.run_id}")
+    facts = {"study": f"{document['file']}:{document['object']}"} if document["file"] else {}
+    written = reports.write(results.search(folder), path, facts=facts)
     _out().print(str(written))
     return 0
 

@@ -250,6 +250,10 @@ class Driver:
         self.history.take(event)
         self.decisions.take(event)
 
+    def commit(self) -> None:
+        """Make all that was recorded durable, and seen by who reads the journal."""
+        self._journal.commit()
+
     def close(self) -> None:
         """Commit what is not yet, and let the journal go."""
         self._journal.close()

@@ -104,7 +104,7 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     """What a run learned (the weights that did best in validation).
 
     Args:
-        run: its id, an unambiguous part of it, or its folder.
+        run: its id, the beginning or end of it, or its folder.
         store: directory of runs.
         study: needed where the run was not begun from a file.
 

@@ -123,7 +123,7 @@ def resume(
     """Go on with a run where its record ends; a finished one gives its result again.
 
     Args:
-        run: its id (or an unambiguous part of it), or its folder.
+        run: its id (or the beginning or end of it), or its folder.
         store: directory of runs.
         study: needed where the run was not begun from a file.
         on: where to compute; by default as the run began.
@@ -284,6 +284,7 @@ class _Session:
             return "interrupted"
 
     def _finish(self, driver: Driver, status: str, tracker: tracking.Tracker | None) -> Result:
+        driver.commit()
         document = results.result(self.folder, driver.history, status, self.study)
         if status in ("completed", "failed", "stopped"):
             self._export(driver.history)

@@ -138,7 +138,10 @@ class InlineStage:
         self._turns = deque(turn for turn in self._turns if turn[0] != trial)
 
     def poll(self, timeout: float) -> list[Said | Placed | Gone | Fault]:  # noqa: ARG002 trials are never idle here
-        """Let each trial whose turn it is go on to its next report."""
+        """Let each trial whose turn it is go on to its next report; first say which have begun."""
+        if self._news:
+            begun, self._news = self._news, []
+            return begun
         turns, self._turns = self._turns, deque()
         while turns:
             trial, answer = turns.popleft()
