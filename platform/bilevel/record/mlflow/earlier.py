@@ -52,6 +52,10 @@ def _ended(uri: str, experiment: str) -> Iterator[Earlier]:
         for run in page:
             if run.info.status in ("FINISHED", "FAILED", "KILLED") and run.data.tags.get("bilevel.kind") != "study":
                 config = {name: _value(text) for name, text in run.data.params.items()}
+                for name, number in run.data.metrics.items():  # a member of a population ended with other values
+                    path = name.removeprefix("config/")
+                    if path != name and path in config:
+                        config[path] = int(number) if isinstance(config[path], int) else number
                 stopped = run.data.tags.get("bilevel.state", "") == "stopped"
                 place = (run.info.start_time, int(run.data.tags.get("bilevel.trial", 0)))
                 yield Earlier(config, dict(run.data.metrics), run.info.status != "FAILED", stopped, place)
