@@ -31,6 +31,7 @@ from bilevel import (
     Study,
     Tune,
     Uniform,
+    cli,
     driver,
     progress,
     resume,
@@ -237,6 +238,12 @@ def test_a_study_that_finds_no_place_gives_up(tmp_path: Path) -> None:
     assert "no trial has found a place for 1 s; a trial takes 1 CPUs" in watch.lines[-1]
 
 
+def test_tune_needs_a_process_for_each_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    assert cli.main(["run", str(tmp_path / "slow.py"), "--on", "tune", "--workers", "0"]) == 2
+    assert "--workers 0" in capsys.readouterr().err
+
+
 def test_a_killed_driver_leaves_nothing_and_is_resumed(tmp_path: Path) -> None:
     """As a command, with a cluster of its own."""
     (tmp_path / "slow.py").write_text(SLOW)
@@ -249,8 +256,13 @@ def test_a_killed_driver_leaves_nothing_and_is_resumed(tmp_path: Path) -> None:
         programs.until(lambda: programs.steps_done(tmp_path / "store") >= 3)
         program.kill()
         programs.gone(mark)
-        resumed = started.start("resume", "last", *words, environment={programs.MARK: mark, "RAY_ADDRESS": ""})
+        again = ["resume", "last", "--workers", "1", *words]
+        resumed = started.start(*again, environment={programs.MARK: mark, "RAY_ADDRESS": ""})
         assert resumed.wait() == 0, resumed.err
         assert resumed.document["fingerprint"] == undisturbed.fingerprint
         assert "Warning" not in resumed.err
+        folder = programs.run_folder(tmp_path / "store")
+        assert folder is not None
+        begun = programs.events(folder, "begun")
+        assert {event["worker"].partition(" ")[0] for event in begun} == {"Tune"}
         programs.gone(mark)

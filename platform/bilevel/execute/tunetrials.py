@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # files named by relative paths are found as on other executors
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # seconds; the journal is what a run is resumed from
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",  # else processes start one after the other
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
 }
