@@ -24,6 +24,8 @@ class Tune:
     objective that spreads its work is held by the driver, as with `Ray`: its units go to warm actors on the same
     cluster, and Tune has no trials to place.
 
+    What `Ray` does beyond this: it replaces workers that have grown, and those of other machines that are stopped.
+
     Args:
         workers: trials that Tune has at work at a time; None: as many as the cluster has room for.
         address: of an existing cluster, as for `Ray`.
