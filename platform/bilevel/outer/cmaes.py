@@ -63,6 +63,8 @@ class CMAES:
         """
         if problem.objectives > 1:
             raise BadInput(f"CMAES: {problem.objectives} objectives, and it minimizes one; use NSGA2() or TPE()")
+        if all(parameter.dimension.size == 1 for parameter in problem.parameters):
+            raise BadInput("CMAES: nothing to search: each value has one option; run the configuration alone")
         for parameter in problem.parameters:
             size = parameter.dimension.size
             if parameter.when:

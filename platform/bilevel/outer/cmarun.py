@@ -115,7 +115,7 @@ class CmaRun:
         self.plan, self._key, self._cells, self._floor = plan, key, cells, floor
         self._seen = deque(seen, maxlen=3 * max(quadratic.wanted(len(mean)), plan.population))
         self.best = min((value for value, _ in seen), default=math.inf)
-        self._agreed = 0
+        self._agreed, self._failed = 0, math.inf
         self.spent = 0
         self.ended = False
         self._open()
@@ -153,8 +153,7 @@ class CmaRun:
             self._seen.append((value, seen))
             self.best = min(before, value)
         if place is self.guess:
-            close = self._tolerance(abs(value))
-            self._agreed = self._agreed + 1 if abs(value - self._expected) <= close >= before - value else 0
+            self._judge(value, before)
         if self.ended or not (drawn or value < before):
             return
         if late or not drawn:
@@ -162,6 +161,13 @@ class CmaRun:
         self._told.append((rank, place))
         if len(self._told) == self.plan.population:
             self._close()
+
+    def _judge(self, value: float, before: float) -> None:
+        """Was it foreseen what came of the guess? Where a trial fails, the model knows nothing."""
+        self._failed = before if math.isinf(value) else math.inf
+        close = self._tolerance(abs(value))
+        foreseen = math.isfinite(value) and abs(value - self._expected) <= close and before - value <= close
+        self._agreed = self._agreed + 1 if foreseen else 0
 
     def _close(self) -> None:
         ranks, places = zip(*self._told, strict=True)
@@ -209,7 +215,7 @@ class CmaRun:
 
     def _model(self) -> tuple[Array | None, float]:
         """Where a quadratic through the newest trials has its minimum near the best of them; its value there."""
-        if not self._seen:
+        if not self._seen or self.best == self._failed:
             return None, 0.0
         values, places = (np.array(column) for column in zip(*self._seen, strict=True))
         inner = self._inside(places)
