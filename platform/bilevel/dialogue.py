@@ -149,11 +149,10 @@ class Dialogue:
         """The objective asked for values of its own (`define_by_run`): the search learns that they are there."""
         new = {name: said["dimension"] for name, said in found.items() if self._found.get(name) != said["dimension"]}
         self._found |= new
-        grow = getattr(self._searcher, "grow", None)
-        if new and grow is not None:
+        if new and self._listener is not None and hasattr(self._searcher, "grow"):
             declared = {parameter.name: parameter for parameter in self.study.parameters}
             own = {name: Parameter(name, name, read(described)) for name, described in self._found.items()}
-            grow(tuple({**own, **declared}.values()))
+            self._listener.grow(tuple({**own, **declared}.values()))  # type: ignore[union-attr]
 
     def _flush(self, before: int | None) -> None:
         """Tell the search of whole groups: now, or of a deterministic study those that trial `before` may know."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
+from bilevel.dimensions import Parameter
 from bilevel.outer.search import Point, Searcher, Told
 
 
@@ -54,6 +55,10 @@ class Ahead:
     def tell(self, number: int, point: Point, told: Told) -> None:
         """As the search's, now or when it has thought."""
         self._call(self._searcher.tell, number, point, told)
+
+    def grow(self, parameters: tuple[Parameter, ...]) -> None:
+        """As the search's, now or when it has thought."""
+        self._call(self._searcher.grow, parameters)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Let the thread end."""
