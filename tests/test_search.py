@@ -51,11 +51,13 @@ from support.trying import (
     check_once,
     climb,
     count_events,
+    drifting,
     fingerprint,
     fresh,
     height,
     hill,
     live,
+    population,
     replayed,
     searched,
 )
@@ -970,19 +972,6 @@ def test_a_population_does_not_depend_on_workers_that_die(
 
 
 # -- populations -------------------------------------------------------------------------------------------------------
-
-
-def drifting(config: Hill, run: Run) -> Iterator[Report]:
-    """A weight that falls by the rate x at each step: who inherits it and with which rate shows in the loss."""
-    state = run.state or {"done": 0, "w": torch.tensor(10.0), "line": []}
-    for step in range(int(state["done"]) + 1, config.steps + 1):
-        state = {"done": step, "w": state["w"] - config.x, "line": [*state["line"], [run.trial, config.x]]}
-        yield Report(step, {"loss": float(state["w"])}, state)
-
-
-def population(members: int = 4, every: int = 2, steps: int = 8, **changes: Any) -> Study:
-    search = PBT(members=members, every=every, resample=0.0)
-    return hill(drifting, search=search, trials=None, values={"x": Uniform(0.0, 1.0), "steps": steps}, **changes)
 
 
 def test_members_exchange_at_every_turn_and_go_on_from_the_donors_checkpoint(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ class Driver:
             self.watch.say(f"{what}: {why}")
 
     def _keep(self, live: Live, said: Said) -> None:
-        """Keep the newest state, if it is time for it: a stage on workers sends it when it is."""
+        """Keep the newest state, if it is time for it: a stage on workers sends it when it is (a member's always)."""
         if said.state is None:
             return
         since = time.monotonic() - live.kept_at
@@ -365,7 +365,8 @@ class Driver:
         if better:
             live.best = value
         due = since >= KEEP_EVERY or (better and since >= KEEP_BEST_EVERY)
-        if due or (self._stage is not None and self._stage.alive):
+        sent = self._stage is not None and self._stage.alive and not self.decisions.populates
+        if due or sent:
             self._checkpoint(live)
 
     def _checkpoint(self, live: Live) -> None:

@@ -16,12 +16,12 @@ import ray
 
 from bilevel import ASHA, TPE, Grid, Inline, OneOf, Ray, Report, Run, Study, figures, run
 from bilevel.errors import BadInput
-from bilevel.events import Fault
+from bilevel.events import Fault, Kept
 from bilevel.execute import stage as stages
 from bilevel.record.folder import RunFolder
 from support import storms, trying
 from support.storms import Home
-from support.trying import Hill, check_once, climb, hill
+from support.trying import Hill, check_once, climb, hill, population
 
 SEED = int(os.environ.get("BILEVEL_FAULT_SEED", secrets.randbelow(10**6)))
 """Of the moments of the faults; it is part of the test's name, and the variable repeats a run."""
@@ -98,6 +98,16 @@ def test_a_search_comes_to_the_same_on_workers_as_in_this_process(tmp_path: Path
     for study, slots in ((one, 1), (four, 4)):
         found = {workers: searched(tmp_path, study, workers, slots)[0] for workers in (0, 1, 2)}
         assert len(set(found.values())) == 1, found
+
+
+@pytest.mark.usefixtures("cluster", "plain")
+def test_a_population_comes_to_the_same_on_workers_and_is_kept_at_its_turns(tmp_path: Path) -> None:
+    study = population(members=4, every=4, steps=12)
+    found = {workers: searched(tmp_path, study, workers, 4) for workers in (0, 2)}
+    assert found[0][0] == found[2][0]
+    kept = [event.step for event in found[2][1].events() if isinstance(event, Kept)]
+    assert {4, 8, 12} <= set(kept)
+    assert len(kept) <= 4 * 3 + 2 + 4, "a checkpoint at every step"
 
 
 def deadly(config: Hill, run: Run) -> Iterator[Report]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bilevel import Inline, Random, Report, Run, Space, Study, Uniform, results
+from bilevel import PBT, Inline, Random, Report, Run, Space, Study, Uniform, results
 from bilevel import history as histories
 from bilevel.driver import Driver
 from bilevel.events import Asked, Ended, Event, Moved, Reported, Stage, Started
@@ -52,6 +52,19 @@ def hill(objective: Callable[..., Any] = climb, /, **changes: Any) -> Study:
     if "maximize" in changes and "minimize" not in changes:
         del wanted["minimize"]
     return Study(name="hill", objective=objective, space=Space(Hill, **values), **wanted)
+
+
+def drifting(config: Hill, run: Run) -> Iterator[Report]:
+    """A weight that falls by the rate x at each step: who inherits it and with which rate shows in the loss."""
+    state = run.state or {"done": 0, "w": torch.tensor(10.0), "line": []}
+    for step in range(int(state["done"]) + 1, config.steps + 1):
+        state = {"done": step, "w": state["w"] - config.x, "line": [*state["line"], [run.trial, config.x]]}
+        yield Report(step, {"loss": float(state["w"])}, state)
+
+
+def population(members: int = 4, every: int = 2, steps: int = 8, **changes: Any) -> Study:
+    search = PBT(members=members, every=every, resample=0.0)
+    return hill(drifting, search=search, trials=None, values={"x": Uniform(0.0, 1.0), "steps": steps}, **changes)
 
 
 class Killed(BaseException):
