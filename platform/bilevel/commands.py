@@ -220,7 +220,7 @@ def report(arguments: argparse.Namespace) -> int:
     folder = folders.find(arguments.store, arguments.run)
     path = arguments.output or folder.path / "report.html"
     document = folder.document()
-    facts = {"study": f"{document['file']}:{document['object']}"} if document["file"] else {}
+    facts = {"file": f"{document['file']}:{document['object']}"} if document["file"] else {}
     written = reports.write(results.search(folder), path, facts=facts)
     _out().print(str(written))
     return 0
