@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -562,6 +564,27 @@ def test_an_objective_may_return_a_number_or_metrics(tmp_path: Path) -> None:
     assert history.trials[4].reason == "TypeError: the objective returned a str; it takes a number or metrics by name"
 
 
+class Trainer:
+    """An objective that is an object."""
+
+    def __init__(self, shift: float) -> None:
+        self.shift = shift
+
+    def __call__(self, config: Hill, run: Run) -> Iterator[Report]:
+        for step in (1, 2):
+            yield Report(step, {"loss": config.x + self.shift})
+
+
+def test_an_objective_may_be_an_object_or_part_of_one(tmp_path: Path) -> None:
+    for objective in (Trainer(1.0), Trainer(1.0).__call__, functools.partial(Trainer.__call__, Trainer(1.0))):
+        _, history = searched(tmp_path, hill(objective, trials=1))
+        trial = history.trials[0]
+        assert (trial.step, trial.objective) == (2, trial.config["x"] + 1.0)
+    _, history = searched(tmp_path, hill(lambda config, run: climb(config, run), trials=1))
+    assert history.trials[0].reason is not None
+    assert "write `yield from` instead of `return`" in history.trials[0].reason
+
+
 def test_a_returned_result_comes_after_the_reported_steps(tmp_path: Path) -> None:
     def train(config: Hill, run: Run) -> float:
         for step in (1, 2):
@@ -675,13 +698,66 @@ def test_a_state_comes_back_as_it_was_given(tmp_path: Path, monkeypatch: pytest.
     assert np.asarray(state["array"]).tolist() == [0.0, 1.0, 2.0]
 
 
-def test_code_that_uses_global_generators_gives_the_same_numbers_in_any_slot(tmp_path: Path) -> None:
-    def train(config: Hill, run: Run) -> Iterator[Report]:
-        for step in range(1, 4):
-            yield Report(step, {"loss": random.random() + float(np.random.rand()) + float(torch.rand(()))})
+def drawn() -> dict[str, float]:
+    return {"loss": random.random() + float(np.random.rand()) + float(torch.rand(()))}
 
-    found = {slots: fingerprint(searched(tmp_path, hill(train), slots=slots)[0]) for slots in (1, 2, 5)}
-    assert len(set(found.values())) == 1
+
+def drawing(config: Hill, run: Run) -> Iterator[Report]:
+    for step in range(1, 4):
+        yield Report(step, drawn())
+
+
+def drawing_back(config: Hill, run: Run) -> None:
+    for step in range(1, 4):
+        run.report(step, drawn())
+
+
+def test_code_that_uses_global_generators_gives_the_same_numbers_in_any_slot(tmp_path: Path) -> None:
+    found = {
+        fingerprint(searched(tmp_path, hill(objective), slots=slots)[0])
+        for slots in (1, 2, 5)
+        for objective in (drawing, drawing_back)
+    }
+    assert len(found) == 1
+
+
+def drawing_on(config: Hill, run: Run) -> Iterator[Report]:
+    """Its numbers go on from where they were, not from the beginning."""
+    for step in range(1 if run.state is None else run.state["done"] + 1, 5):
+        yield Report(step, drawn(), {"done": step})
+
+
+def test_code_that_uses_global_generators_goes_on_with_them_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+    study = hill(drawing_on, trials=2)
+    expected, count = undisturbed(tmp_path, study)
+    for number in range(1, count + 1, 2):
+        folder = fresh(tmp_path, study)
+        live(folder, study, kill_after=number)
+        live(folder, study)
+        assert fingerprint(folder) == expected
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_time_limit_of_the_study_holds_over_all_its_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(config: Hill, run: Run) -> Iterator[Report]:
+        for step in range(1, 1000):
+            time.sleep(0.01)
+            if step == 5 and not (tmp_path / "once").exists():
+                (tmp_path / "once").touch()
+                os.kill(os.getpid(), signal.SIGINT)
+            yield Report(step, {"loss": 1.0 / step})
+
+    study = hill(slow, seconds=1.0)
+    first = run(study, on=Inline(), store=tmp_path, track="none")
+    assert first.status == "interrupted"
+    begun = time.monotonic()
+    second = resume(first.run_id, store=tmp_path, study=study, on=Inline(), track="none")
+    assert second.status == "completed"
+    assert time.monotonic() - begun < 1.0
+    assert second.trials["state"].tolist() == ["stopped"]
 
 
 # -- drivers that die --------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def as_generator(
 
     What such a function returns is its last report: metrics by name, or the value of `metric`.
     """
-    if inspect.isgeneratorfunction(inspect.unwrap(objective)):
+    if any(map(inspect.isgeneratorfunction, (inspect.unwrap(objective), type(objective).__call__))):
         made: Generator[Report | Units, Any, None] = objective(config, run)
         return made
     return _called(objective, config, run, metric)
@@ -76,4 +76,5 @@ def _final(returned: Any, metric: str, step: int) -> Report | None:
         return Report(step, dict(returned))
     if isinstance(returned, SupportsFloat) and not isinstance(returned, str):
         return Report(step, {metric: float(returned)})
-    raise TypeError(f"the objective returned a {type(returned).__name__}; it takes a number or metrics by name")
+    cure = "; write `yield from` instead of `return`" if inspect.isgenerator(returned) else ""
+    raise TypeError(f"the objective returned a {type(returned).__name__}; it takes a number or metrics by name{cure}")
