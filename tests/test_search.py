@@ -42,7 +42,7 @@ from bilevel import (
 )
 from bilevel import driver as drivers
 from bilevel.errors import BadInput
-from bilevel.events import Asked, Begun, Ended, Fault, Gone, Moved, Said, Turned
+from bilevel.events import Asked, Begun, Ended, Fault, Gone, Moved, Reported, Said, Turned
 from bilevel.execute.inline import InlineStage
 from bilevel.outer.search import Point, Problem, Searcher, Told
 from bilevel.record import checkpoints
@@ -409,6 +409,25 @@ def test_a_trial_that_raises_is_tried_again_and_goes_on_from_its_checkpoint(
     assert [(e.attempt, e.step, e.why) for e in begun] == [(1, 0, ""), (2, 2, "failed"), (3, 2, "failed")]
     assert begun[1].detail == "RuntimeError: out of luck"
     check_once(folder)
+
+
+def test_a_trial_that_reports_other_steps_the_next_time_does_not_go_back(tmp_path: Path) -> None:
+    tries = iter([(1, 2, 4, 0), (1, 3, 4, 5)])
+
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        for step in next(tries):
+            if step == 0:
+                raise RuntimeError("again")
+            yield Report(step, {"loss": float(step)})
+
+    study = hill(train, trials=1, retries=1)
+    folder = fresh(tmp_path, study)
+    life = live(folder, study)
+    assert [event.step for event in folder.events() if isinstance(event, Reported)] == [1, 2, 4, 5]
+    assert replayed(folder).trials[0].objective == 5.0
+    said = [line for line in life.said.lines if "not what was recorded" in line]
+    assert len(said) == 1
+    assert said[0].startswith("trial 0, step 3: recomputed")
 
 
 def test_after_its_retries_it_has_failed_and_is_ranked_last(tmp_path: Path) -> None:

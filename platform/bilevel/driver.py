@@ -335,18 +335,17 @@ class Driver:
         live.found = report.found
         event = Reported(live.number, report.step, report.metrics, units, found)
         recorded = live.recorded.pop(report.step, None)
-        if recorded is None:
+        if recorded is None and report.step > self.history.trials[live.number].step:
             self.record(event)
-        elif not (_same(recorded.metrics, event.metrics) and recorded.units == event.units):
+        elif recorded is None or not (_same(recorded.metrics, event.metrics) and recorded.units == event.units):
             self._differs(recorded, event)
 
-    def _differs(self, recorded: Reported, again: Reported) -> None:
-        """A recomputed value is not the recorded one, which stays."""
+    def _differs(self, recorded: Reported | None, again: Reported) -> None:
+        """A recomputed step is not as recorded, or was none before; what is recorded stays."""
         what = f"trial {again.trial}, step {again.step}: recomputed, it is not what was recorded"
         if self._strict and self._same_hardware:
-            raise NotReproduced(
-                f"{what} (recorded {dict(recorded.metrics)}, now {dict(again.metrics)}); see `bilevel audit`"
-            )
+            before = "no such step" if recorded is None else dict(recorded.metrics)
+            raise NotReproduced(f"{what} (recorded {before}, now {dict(again.metrics)}); see `bilevel audit`")
         if self._strict:
             why = "hardware or libraries differ from those that the run was recorded on"
         else:
