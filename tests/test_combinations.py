@@ -14,6 +14,7 @@ import pytest
 
 from bilevel import (
     ASHA,
+    CMAES,
     GP,
     NSGA2,
     PBT,
@@ -92,6 +93,7 @@ SEARCHES: dict[str, Any] = {
     "Sobol": Sobol(),
     "TPE": TPE(startup=3),
     "GP": GP(startup=4),
+    "CMAES": CMAES(population=4),
     "NSGA2": NSGA2(population=3),
     "PBT": PBT(members=3, every=2),
     "chosen": None,
@@ -105,6 +107,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "no bounds": {"x": Normal(0.3, 0.1)},
     "whole numbers": {"kind": LogInt(1, 1000)},
     "one value": {"kind": OneOf("only")},
+    "nothing free": {"x": OneOf(0.5)},
     "a condition": {"where": lambda config: config.x < 0.9},
     "limits": {"limits": {"cost": 0.5}},
     "two objectives": {"minimize": ("loss", "cost")},
@@ -130,6 +133,13 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 REFUSED = {
     ("GP", "a choice of spaces"): "GP: kind[Wide].width is only there where kind is Wide, .* use TPE()",
+    ("CMAES", "a choice of spaces"): "CMAES: kind[Wide].width is only there where kind is Wide, .* use TPE()",
+    ("CMAES", "a choice"): "CMAES: kind chooses among 3 values without an order; .* ordered=True) .* or use TPE()",
+    ("CMAES", "nothing free"): "CMAES: nothing to search: each value has one option; run the configuration alone",
+    ("CMAES", "define by run"): "search=CMAES() has to know all values beforehand, .* use TPE()",
+    ("CMAES", "two directions"): "CMAES: 2 objectives, and it minimizes one; use NSGA2() or TPE()",
+    ("CMAES", "two objectives"): "CMAES: 2 objectives, and it minimizes one; use NSGA2() or TPE()",
+    ("CMAES", "two objectives, repeated"): "CMAES: 2 objectives, and it minimizes one; use NSGA2() or TPE()",
     ("Grid", "define by run"): "search=Grid() has to know all values beforehand, .* use TPE()",
     ("Grid", "extended"): "no number of trials that could be raised",
     ("PBT", "define by run"): "search=PBT() has to know all values beforehand, .* use TPE()",

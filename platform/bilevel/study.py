@@ -264,13 +264,21 @@ def _check_search(study: Study) -> None:
     _check_together(study)
     for point in study.points:
         spaces.complete(study.space, point)
-    if study.search is not None and (study.parameters or suggests):
-        searcher = study.search.open(study.problem())  # what it cannot search is said now
-        if suggests and not hasattr(searcher, "grow"):
-            raise BadInput(
-                f"Study {study.name}: search={_name(study.search)}() has to know all values beforehand, and the"
-                " objective suggests its own while it runs; use TPE(), or declare them in the space"
-            )
+    if study.search is not None and study.parameters:
+        study.search.open(study.problem())  # what it cannot search is said now
+    if study.search is not None and suggests and not _grows(study.search, study.problem()):
+        raise BadInput(
+            f"Study {study.name}: search={_name(study.search)}() has to know all values beforehand, and the objective"
+            " suggests its own while it runs; use TPE(), or declare them in the space"
+        )
+
+
+def _grows(search: Search, problem: Problem) -> bool:
+    """Whether a search can learn of values on the way."""
+    try:
+        return hasattr(search.open(problem), "grow")
+    except BadInput:  # it needs something to begin with
+        return False
 
 
 def _check_together(study: Study) -> None:
