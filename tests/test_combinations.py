@@ -331,3 +331,14 @@ def test_a_deterministic_search_keeps_its_slots(tmp_path: Path) -> None:
     first = run(wanted, on=Inline(), store=tmp_path, track="none", slots=2)
     with pytest.raises(BadInput, match="a deterministic study keeps the slots it began with, 2"):
         resume(first.run_id, store=tmp_path, study=wanted, on=Inline(), track="none", slots=3, more=1)
+
+
+def test_an_earlier_run_that_does_not_say_what_is_limited_is_refused(tmp_path: Path) -> None:
+    def silent(config: Config, run: Run) -> float:
+        return config.x
+
+    first = dataclasses.replace(study(Random(), {"objective": silent}), name="earlier")
+    run(first, on=Inline(), store=tmp_path, track="none")
+    again = study(TPE(), {"warm_start": ("earlier",), "limits": {"cost": 0.5}})
+    with pytest.raises(BadInput, match="of its 5 trials none fits this space; its values are x; limits need cost"):
+        run(again, on=Inline(), store=tmp_path, track="none")

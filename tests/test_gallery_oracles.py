@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bilevel import (
+    CMAES,
     GP,
     NSGA2,
     TPE,
@@ -165,7 +166,9 @@ def test_exactly_the_configurations_that_the_condition_allows_are_tried(tmp_path
     assert len(trials(result)) == len(allowed)
 
 
-@pytest.mark.parametrize("search", [Random(), Sobol(), TPE(startup=5), GP(startup=8), NSGA2(population=5)], ids=repr)
+@pytest.mark.parametrize(
+    "search", [Random(), Sobol(), TPE(startup=5), GP(startup=8), CMAES(), NSGA2(population=5)], ids=repr
+)
 def test_no_search_tries_what_the_condition_refuses(search: Any, tmp_path: Path) -> None:
     result = done(gallery("trees_limits", grown, search=search, trials=10), tmp_path)
     assert len(trials(result)) == 10
@@ -281,7 +284,7 @@ RATES = [float(f"{k / 100:.2f}") for k in range(1, 101)]
 
 
 @pytest.mark.parametrize(
-    "search", [Random(), Sobol(), TPE(startup=5), GP(startup=6), NSGA2(population=5), Grid(points=8)], ids=repr
+    "search", [Random(), Sobol(), TPE(startup=5), GP(startup=6), CMAES(), NSGA2(population=5), Grid(points=8)], ids=repr
 )
 def test_values_in_steps_are_on_their_grid_to_the_last_digit(search: Any, tmp_path: Path) -> None:
     study = gallery("trees_limits", grown, search=search, trials=8)
@@ -387,6 +390,7 @@ EXTENDED: dict[str, tuple[str, dict[str, Any]]] = {
     "tpe over a choice": ("optimizer_choice", {"search": TPE(startup=3)}),
     "tpe with condition and limits": ("trees_limits", {"search": TPE(startup=3)}),
     "gp": ("trees_limits", {"search": GP(startup=7)}),
+    "cma-es": ("trees_limits", {"search": CMAES(population=4)}),
     "nsga2 for two objectives": ("pareto_mlp", {"search": NSGA2(population=3)}),
     "repeats": ("optimizer_choice", {"search": TPE(startup=2), "repeats": 2}),
     "chosen for the user": ("trees_limits", {"search": None}),
