@@ -166,11 +166,6 @@ class Decisions:
         """Whether the trials are members of a population."""
         return self._population is not None
 
-    @property
-    def members(self) -> int:
-        """Of a population, its trials; otherwise 0."""
-        return 0 if self._population is None else self._population.members
-
     # -- what comes next -----------------------------------------------------------------------------------------------
 
     def next(self, slots: int) -> list[Command]:

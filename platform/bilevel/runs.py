@@ -272,9 +272,11 @@ class _Session:
             status = self._drive(driver)
             return self._finish(driver, status, tracker)
         finally:
-            driver.close()
-            if tracker is not None:
-                tracker.finish(0.0)
+            try:
+                driver.close()
+            finally:
+                if tracker is not None:
+                    tracker.finish(0.0)
 
     def _drive(self, driver: Driver) -> str:
         try:
