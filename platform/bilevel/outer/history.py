@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -151,6 +151,23 @@ class Front:
 
 def _beats(left: Sequence[float], right: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(left, right, strict=True)) and tuple(left) != tuple(right)
+
+
+class Trials(Protocol):
+    """Keeps what a sampler is to see."""
+
+    def out(self, number: int, trial: FrozenTrial) -> None:
+        """A trial is out."""
+        ...
+
+    def end(self, number: int, told: Told, trial: FrozenTrial) -> None:
+        """It is told."""
+        ...
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """What is to be seen."""
+        ...
 
 
 class Memory:

@@ -18,8 +18,9 @@ class TPE:
 
     Draws from a density of the good points and takes the draw that is rarest among the others. The density is joint
     over the values that are always there, and over those below each option of a choice; of several objectives each
-    value has its own. Trials that are still out count as not good, so that parallel ones spread; stopped ones come
-    after all complete ones, then those that break a limit, then failed ones.
+    value has its own. Trials that are still out count as not good, so that parallel ones spread; those that break a
+    limit come after all others, failed ones last. Where trials are stopped early, they are compared at the last step
+    that at least `startup` have reached, and one in three is drawn at random (Falkner et al. 2018).
 
     Args:
         startup: so many trials are told before anything is modelled; until then points are drawn at random.
@@ -40,9 +41,9 @@ class TPE:
 
     def open(self, problem: Problem) -> Searcher:
         """A search for this problem."""
-        from bilevel.outer import samplers
+        from bilevel.outer import models
 
-        return samplers.tpe(self, problem)
+        return models.tpe(self, problem)
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class GP:
                 f"GP: {depends.name} is only there where {name} is {label}, and a Gaussian process needs every value in"
                 " every trial; use TPE(), or search each option in a study of its own"
             )
-        from bilevel.outer import samplers
+        from bilevel.outer import models
 
-        return samplers.gp(self, problem)
+        return models.gp(self, problem)
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class NSGA2:
 
     def open(self, problem: Problem) -> Searcher:
         """A search for this problem."""
-        from bilevel.outer import samplers
+        from bilevel.outer import models
 
-        return samplers.nsga2(self, problem)
+        return models.nsga2(self, problem)
 
 
 def _check(search: Any, **least: int) -> None:

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bilevel.dimensions import Parameter
 from bilevel.outer.finite import Tried, decode
-from bilevel.outer.history import Axis, Best, Front, Generations, Memory, Rungs, View, axis, quiet
-from bilevel.outer.optuna import GP, NSGA2, TPE
+from bilevel.outer.history import Axis, Trials, View, axis, quiet
 from bilevel.outer.search import Point, Problem, Told
 
-_BROKEN = "violation"
-_FAILED = 1e300
+BROKEN = "violation"
+FAILED = 1e300
 """The violation of a trial that failed: more than any other's."""
 _REDRAWS = 10
-_BEST = 25
-"""Good trials that TPE models at most, of one objective (Optuna's default)."""
-
-
-class _Trials(Protocol):
-    """Which trials a sampler sees; see `history`."""
-
-    def out(self, number: int, trial: FrozenTrial) -> None: ...
-    def end(self, number: int, told: Told, trial: FrozenTrial) -> None: ...
-    @property
-    def trials(self) -> list[FrozenTrial]: ...
 
 
 class Modelled:
@@ -42,6 +30,7 @@ class Modelled:
         make: a sampler from a seed and the trials that it will see.
         history: which trials it sees.
         startup: so many trials are told first; until then points are drawn at random.
+        chance: every so many trials one is drawn at random all the same; 0: none.
         key: parameters for which it is equal are drawn together.
         ready: what is made of the trials before the sampler sees them.
         fill: the value of a parameter that a trial does not have; without it the sampler has to do without.
@@ -53,9 +42,10 @@ class Modelled:
         self,
         problem: Problem,
         make: Callable[[int, list[FrozenTrial]], BaseSampler],
-        history: _Trials,
+        history: Trials,
         *,
         startup: int = 0,
+        chance: int = 0,
         key: Callable[[Parameter], Any] = lambda _: None,
         ready: Callable[[list[FrozenTrial]], list[FrozenTrial]] = lambda trials: trials,
         fill: Callable[[FrozenTrial, Parameter], Any] | None = None,
@@ -64,6 +54,7 @@ class Modelled:
         self._make = make
         self._history = history
         self._startup = startup
+        self._chance = chance
         self._group = key
         self._ready = ready
         self._fill = fill
@@ -99,7 +90,7 @@ class Modelled:
     def _draws(self, number: int) -> Iterator[Point]:
         key = self._problem.key.child(number)
         generator, width = key.numpy(), len(self._parameters)
-        if self._told >= self._startup:
+        if self._told >= self._startup and not (self._chance and number % self._chance == 0):
             trials = [self._whole(trial) for trial in self._ready(self._history.trials)]
             sampler = self._make(key.integer() % 2**32, trials)
             study = self._view.study(sampler, trials)
@@ -146,14 +137,14 @@ class Modelled:
     def tell(self, number: int, point: Point, told: Told) -> None:
         """Optuna calls a stopped trial pruned; a failed one it would forget, so here it breaks a limit by far."""
         self._told += told.values is not None
-        known: dict[str, Any] = {"values": told.values, "constraints": {_BROKEN: told.violation}}
+        known: dict[str, Any] = {"values": told.values, "constraints": {BROKEN: told.violation}}
         if told.values is None:
-            known = {"values": [0.0] * self._problem.objectives, "constraints": {_BROKEN: _FAILED}}
+            known = {"values": [0.0] * self._problem.objectives, "constraints": {BROKEN: FAILED}}
         elif told.stopped:
             known = {
                 "state": TrialState.PRUNED,
                 "intermediate_values": {told.step: told.values[0]},
-                "constraints": {_BROKEN: told.violation},
+                "constraints": {BROKEN: told.violation},
             }
         self._history.end(number, told, self._trial(number, point, **known))
         self._places.pop(number, None)
@@ -170,111 +161,3 @@ class Modelled:
             self._places[number] = self._seen
         trial.number = self._places[number]
         return trial
-
-
-def tpe(options: TPE, problem: Problem) -> Modelled:
-    """A search of `TPE`."""
-
-    def make(seed: int, _: list[FrozenTrial]) -> BaseSampler:
-        return TPESampler(
-            seed=seed, n_startup_trials=options.startup, n_ei_candidates=options.candidates, multivariate=True
-        )
-
-    if problem.objectives > 1:
-        most = options.window // 4
-        front = Memory(Front(most), options.window - most)
-        return Modelled(problem, make, front, startup=options.startup, key=lambda parameter: parameter.name)
-
-    def memory() -> Memory:
-        return Memory(Best(_BEST), options.window - _BEST)
-
-    history: _Trials = memory() if problem.fidelity is None else Rungs(memory, options.startup)
-    return Modelled(problem, make, history, startup=options.startup, key=lambda parameter: parameter.when)
-
-
-def gp(options: GP, problem: Problem) -> Modelled:
-    """A search of `GP`."""
-
-    def make(seed: int, _: list[FrozenTrial]) -> BaseSampler:
-        return GPSampler(seed=seed, n_startup_trials=options.startup, warn_independent_sampling=False)
-
-    def ready(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        return _valued(trials, problem)
-
-    def fill(trial: FrozenTrial, parameter: Parameter) -> Any:  # noqa: ARG001
-        return parameter.dimension.middle
-
-    most = options.window // 4
-    best = Best(most) if problem.objectives == 1 else Front(most)
-    history = Memory(best, options.window - most)
-    return Modelled(problem, make, history, startup=options.startup, ready=ready, fill=fill)
-
-
-def _valued(trials: list[FrozenTrial], problem: Problem) -> list[FrozenTrial]:
-    """Every trial with a value: failed ones are among the worse (the worst may be far off), stopped ones no better."""
-    known = [t for t in trials if t.state == TrialState.COMPLETE and t.constraints[_BROKEN] < _FAILED]
-    columns = [sorted(column) for column in zip(*(t.values for t in known), strict=True)]
-    bad = [column[len(column) * 3 // 4] for column in columns] or [0.0] * problem.objectives
-    most = max((t.constraints[_BROKEN] for t in known), default=0.0)
-    valued = []
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:
-            valued.append(trial)
-            continue
-        values, violation = trial.values, trial.constraints[_BROKEN]
-        if violation >= _FAILED:
-            values, violation = bad, most
-        elif trial.state == TrialState.PRUNED:
-            values = [max(bad[0], *trial.intermediate_values.values())]
-        limit = {"constraints": {_BROKEN: violation}} if problem.constrained else {}
-        valued.append(create_trial(values=values, params=trial.params, distributions=trial.distributions, **limit))
-    return valued
-
-
-class _Parents(NSGAIISampler):  # type: ignore[misc]
-    """Children of given parents; without any, none."""
-
-    def __init__(self, parents: list[FrozenTrial], size: int, seed: int = 0) -> None:
-        super().__init__(population_size=size, seed=seed)
-        self._given = parents
-
-    def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:  # noqa: ARG002
-        return 1
-
-    def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:  # noqa: ARG002
-        return []
-
-    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:  # noqa: ARG002
-        return self._given
-
-
-def nsga2(options: NSGA2, problem: Problem) -> Modelled:
-    """A search of `NSGA2`."""
-    view = View(problem.objectives)
-
-    def make(seed: int, parents: list[FrozenTrial]) -> BaseSampler:
-        return _Parents(parents, options.population, seed)
-
-    def elite(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        sampler = _Parents([_finished(trial) for trial in trials], options.population)
-        best: list[FrozenTrial] = sampler.select_parent(view.study(sampler, ()), 1)
-        return best
-
-    def fill(trial: FrozenTrial, parameter: Parameter) -> Any:
-        key = problem.key.child("genes", trial.number, parameter.name)
-        return parameter.dimension.decode(float(key.numpy().random()))
-
-    return Modelled(problem, make, Generations(options.population, elite), fill=fill)
-
-
-def _finished(trial: FrozenTrial) -> FrozenTrial:
-    """A stopped trial as one that breaks a limit, the more the sooner it was stopped."""
-    if trial.state != TrialState.PRUNED:
-        return trial
-    ((step, value),) = trial.intermediate_values.items()
-    return create_trial(
-        values=[value],
-        params=trial.params,
-        distributions=trial.distributions,
-        constraints={_BROKEN: max(trial.constraints[_BROKEN], 1 / (1 + step))},
-    )
