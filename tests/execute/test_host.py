@@ -135,3 +135,25 @@ def test_what_is_printed_is_taken_and_standard_output_left_alone(capsys: pytest.
     hosted.advance(None)
     assert "characters left out" in hosted.output()
     assert capsys.readouterr().out == ""
+
+
+class Network(torch.nn.Module):
+    """A configuration that is a network."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, width)
+
+
+def test_a_configuration_that_draws_is_the_trials_own_too() -> None:
+    def weights(config: Network, run: Run) -> Iterator[Report]:
+        yield Report(1, {"loss": float(config.layer.weight.sum().item())})
+
+    script = Script(weights, Space(Network), Key((0,)), "loss", True)
+    before = torch.get_rng_state()
+    first, again, other = (script.host(Order(0, 1, seed, {}), {}).advance(None) for seed in (11, 11, 12))
+    assert isinstance(first, Report)
+    assert isinstance(other, Report)
+    assert first == again
+    assert first.metrics != other.metrics
+    assert torch.equal(torch.get_rng_state(), before)

@@ -43,7 +43,8 @@ class Script:
 
     def host(self, order: Order, cache: dict[Any, Any], *, echo: bool = False) -> Hosted:
         """An attempt, ready to begin."""
-        config = spaces.build(spaces.settle(self.space, order.point))
+        with _seeded(order.seed):  # a configuration may be a network
+            config = spaces.build(spaces.settle(self.space, order.point))
         if self.space.target is dict:
             config = {**order.point, **config}  # values that the objective is going to ask for by itself
         state = None if order.state is None else {n: part for n, part in order.state.items() if n != RANDOM}
@@ -248,6 +249,16 @@ def _set(dtype: torch.dtype, threads: int) -> None:
         torch.set_default_dtype(dtype)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    before = _Random.here()
+    _seed(seed)
+    try:
+        yield
+    finally:
+        before.apply()
 
 
 def _seed(seed: int) -> None:

@@ -21,6 +21,8 @@ def choose(problem: Problem) -> tuple[Search, str]:
         if trials is not None and trials >= MANY:
             return NSGA2(), f"{problem.objectives} objectives and {trials} trials"
         return TPE(), f"{problem.objectives} objectives"
+    if not problem.parameters:
+        return TPE(), "the objective suggests its own values, which it gets to know on the way"
     if depends is not None:
         return TPE(), f"{depends.name} depends on {depends.when[-1][0]}"
     if problem.fidelity is not None:
