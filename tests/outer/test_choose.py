@@ -8,7 +8,7 @@ import pytest
 
 from bilevel.dimensions import Log, OneOf, Parameter
 from bilevel.episodes import Key
-from bilevel.outer import GP, NSGA2, TPE
+from bilevel.outer import CMAES, GP, NSGA2, TPE
 from bilevel.outer.choose import choose
 from bilevel.outer.search import Problem, Search
 
@@ -25,6 +25,8 @@ NESTED = (
         (RATES[:1], {"trials": 50}, GP(), "50 trials of 1 searched value"),
         (RATES[:3], {"trials": 200}, GP(), "200 trials of 3 searched values"),
         (RATES[:3], {"trials": 201}, TPE(), "201 trials"),
+        (RATES[:3], {"trials": 300}, CMAES(), "300 trials of 3 numbers"),
+        ((*RATES[:2], NESTED[0]), {"trials": 300}, TPE(), "300 trials"),
         (RATES[:3], {"trials": None}, TPE(), "the number of trials is open"),
         (RATES, {"trials": 50}, TPE(), "25 searched values"),
         (NESTED, {"trials": 50}, TPE(), "opt[Sgd].lr depends on opt"),

@@ -117,4 +117,5 @@ def test_what_cannot_be_told_is_refused(told: tuple[int, Any], says: str) -> Non
 def test_a_space_without_searched_values_and_a_population_are_refused() -> None:
     with pytest.raises(BadInput, match=r"Random.start: nothing is searched; write a dimension"):
         Random().start(Space(Config, lr=0.1, opt=Adam()))
-    assert not hasattr(PBT(every=1), "start")
+    with pytest.raises(BadInput, match=r"PBT.start: members of a population exchange checkpoints; run it in a Study"):
+        PBT(every=1).start(SPACE)

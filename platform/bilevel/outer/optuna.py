@@ -51,7 +51,8 @@ class GP:
     """A Gaussian process and the point of the greatest expected improvement, by Optuna: few, dear trials.
 
     An ask takes about a tenth of a second after 100 trials, and grows no more after `window` trials. Trials that are
-    still out are taken into account; failed ones count as worse than three quarters, stopped ones as no better.
+    still out are taken into account; failed ones count as worse than three quarters, stopped ones as no better. Values
+    worse than the median are drawn near to it, by their logarithm, so that one that is far off does not hide the rest.
 
     Args:
         startup: so many trials are told before anything is modelled; until then points are drawn at random.

@@ -11,6 +11,7 @@ import numpy as np
 
 from bilevel.dimensions import Dimension, Parameter, same
 from bilevel.errors import BadInput
+from bilevel.outer.loop import start
 from bilevel.outer.search import Move, Point, Problem, Told
 
 
@@ -50,6 +51,8 @@ class PBT:
     resample: float = 0.25
     factors: tuple[float, ...] = (0.8, 1.25)
     fixed: tuple[str, ...] = ()
+
+    start = start
 
     def __post_init__(self) -> None:
         for name, low in (("members", 2), ("every", 1)):
