@@ -1,14 +1,15 @@
 """How many of the targets of the BBOB functions does a search reach? Ours beside pycma, `cmaes` and Optuna, in one run.
 
-    python tests/benchmarks/bbob.py [--only cmaes,tpe,gp] [--quick] [--instances 1-3] [--dimensions 2,5] [--seeds 1]
+    python tests/benchmarks/bbob.py [--only cmaes,tpe,gp] [--quick] [--instances 1-3] [--dimensions 2,5] [--seeds 3]
 
 The functions (PyPI: coco-experiment) have a box of [-5, 5]. A target is a distance to the optimum's value, 51 of them
 from 10 to 1e-8, evenly on a logarithmic scale; what is printed is the fraction of (function, instance, target) that is
 reached within so many evaluations per dimension, with an interval (95 %, bootstrap over pairs of function and
 instance). CMA-ES gets 1,000 evaluations per dimension, TPE 100, GP 10 (and only every third function in 5-D, it is
 slow). pycma and `cmaes` run as they are published: BIPOP and IPOP, each run from a random place in [-4, 4] with sigma
-2; pycma also without the box, where it is free to look for better values outside, and from the middle. `--quick`: every
-fourth function, one instance, too few to judge by. One process; a quarter of an hour.
+2; pycma also without the box, where it is free to look for better values outside, and from the middle. Three runs
+of each function, because one says little in 2-D: `cmaes` solved between 0.74 and 0.90 there. `--quick`: every fourth
+function, one instance, too few to judge by. One process; half an hour.
 """
 
 from __future__ import annotations
@@ -161,7 +162,6 @@ GAMES = {
         {
             "TPE (ours)": ours(TPE()),
             "Optuna TPE": optunas(lambda seed: optuna.samplers.TPESampler(seed=seed)),
-            "Optuna TPE, joint": optunas(lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True)),
         },
         ("Optuna TPE",),
     ),
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="every fourth function, one instance")
     parser.add_argument("--instances", default="1-3")
     parser.add_argument("--dimensions", default="2,5")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each function and instance")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each function and instance")
     given = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1)  # matrices are tiny

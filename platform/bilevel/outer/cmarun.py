@@ -35,7 +35,10 @@ _FLAT = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: its population, its sigma, how many trials it may take, and whether it is one of a doubled population."""
+    """A run: its population, its sigma, how many trials it may take (if it does not find better ones than all before).
+
+    `large`: it is one of a doubled population.
+    """
 
     population: int
     sigma: float
@@ -174,7 +177,8 @@ class CmaRun:
         levels = heights(ranks)
         self._es.tell(list(places), levels, check_points=False)
         self._es.opts["tolfunhist"] = self._tolerance(max(map(abs, levels)))
-        self.ended = bool(self._es.stop()) or self._agreed >= _AGREED or self.spent >= self.plan.trials
+        spent = self.spent >= self.plan.trials and self.best >= self._floor  # one that leads goes on
+        self.ended = bool(self._es.stop()) or self._agreed >= _AGREED or spent
         if not self.ended:
             self._open()
 
