@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,22 @@ def heights(ranks: Sequence[Rank]) -> list[float]:
     return [above.get(rank, rank[1]) for rank in ranks]
 
 
+@cache
+def _libraries() -> Any:
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # comes with scikit-learn
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Small matrices by one thread: with all cores busy with trials, two that wait for each other take ten times as long.
+
+    And the bits do not depend on the number of cores.
+    """
+    found: AbstractContextManager[Any] = _libraries().limit(limits=1)
+    return found
+
+
 class CmaRun:
     """One run of CMA-ES: a function of its arguments and of the calls of `learn`.
 
@@ -124,6 +142,10 @@ class CmaRun:
         self._open()
 
     def _open(self) -> None:
+        with _one_thread():
+            self._prepare()
+
+    def _prepare(self) -> None:
         self._bound()
         self._es.ask()  # brings the axes of the distribution up to date; what it draws is not used
         self._told: list[tuple[Rank, Array]] = []
@@ -175,7 +197,8 @@ class CmaRun:
     def _close(self) -> None:
         ranks, places = zip(*self._told, strict=True)
         levels = heights(ranks)
-        self._es.tell(list(places), levels, check_points=False)
+        with _one_thread():
+            self._es.tell(list(places), levels, check_points=False)
         self._es.opts["tolfunhist"] = self._tolerance(max(map(abs, levels)))
         spent = self.spent >= self.plan.trials and self.best >= self._floor  # one that leads goes on
         self.ended = bool(self._es.stop()) or self._agreed >= _AGREED or spent
