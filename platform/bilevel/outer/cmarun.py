@@ -94,7 +94,7 @@ def _libraries() -> Any:
 
 
 def _one_thread() -> AbstractContextManager[Any]:
-    """Small matrices by one thread: with all cores busy with trials, two that wait for each other take ten times as long.
+    """Small matrices by one thread: two that wait for each other on busy cores take ten times as long.
 
     And the bits do not depend on the number of cores.
     """
