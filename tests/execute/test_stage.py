@@ -350,24 +350,28 @@ def test_trials_side_by_side_do_not_mix_their_random_numbers(stage: Stage) -> No
     assert [both[trial].reports for trial in (0, 1)] == alone
 
 
-def test_what_a_trial_leaves_behind_the_next_one_does_not_find(stage: Stage) -> None:
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """What trials in this process leave behind, no other test finds."""
     here, folder = dict(os.environ), Path.cwd()
-    try:
-        one(stage, "soil")
-        found = one(stage, "look")
-        left = {name for name, left in found.reports[0].metrics.items() if left}
-        if isinstance(stage, InlineStage):  # in this process, its folder and environment are everybody's
-            left -= {"environment", "folder"}
-        assert left == set()
-        assert found.output == "seen\n"
-        assert torch.get_default_dtype() == torch.float32
-        assert torch.get_num_threads() == 1
-    finally:
-        os.environ.clear()
-        os.environ.update(here)
-        os.chdir(folder)
-        torch.set_default_dtype(torch.float32)
-        torch.set_num_threads(1)
+    yield
+    os.environ.clear()
+    os.environ.update(here)
+    os.chdir(folder)
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(1)
+
+
+def test_what_a_trial_leaves_behind_the_next_one_does_not_find(stage: Stage) -> None:
+    one(stage, "soil")
+    found = one(stage, "look")
+    left = {name for name, left in found.reports[0].metrics.items() if left}
+    if isinstance(stage, InlineStage):  # in this process, its folder and environment are everybody's
+        left -= {"environment", "folder"}
+    assert left == set()
+    assert found.output == "seen\n"
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_num_threads() == 1
 
 
 def test_what_is_dear_is_kept_from_trial_to_trial(stage: Stage) -> None:

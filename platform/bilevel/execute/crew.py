@@ -76,10 +76,11 @@ class Crew:
         self._wanted = wanted
         # A cluster of our own has room for each worker's threads; it does not pretend to have what a trial wants.
         self._cluster = cluster.connect(wanted.address, wanted.workers, threads if cpus is None else min(cpus, 1))
+        wanted_cpus = cpus or 0.0  # threads that no node has room for may find one that is added
         self._cpus = cpus = threads if cpus is None else cpus
         gpus = wanted.gpus_per_worker
         try:
-            self._cluster.check(cpus, gpus)
+            self._cluster.check(wanted_cpus, gpus)
             options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
             self._actor = ray.remote(**options)(BilevelWorker)
         except BaseException:
