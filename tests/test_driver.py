@@ -337,3 +337,24 @@ def test_slots_run_trials_side_by_side_with_the_same_result(tmp_path: Path) -> N
             made.close()
     assert summary(one)[0] == summary(two)[0]
     assert Walk().steps == 5
+
+
+def from_zero(config: Plain, run: Run) -> Iterator[Report]:
+    for step in range(config.n):
+        yield Report(step, {"loss": float(step)})
+
+
+@pytest.mark.parametrize("reports", [0, 1, 2])
+def test_a_first_step_may_be_0(reports: int, tmp_path: Path) -> None:
+    undisturbed = fresh(tmp_path, study(from_zero))
+    assert drive(undisturbed, study(from_zero))[0] == "completed"
+    events = [e for e in undisturbed.events() if isinstance(e, Asked | Reported)]
+    assert [e.step for e in events if isinstance(e, Reported)] == [0, 1, 2]
+    folder = fresh(tmp_path, study(from_zero))
+    journal = driver.Journal(folder.journal)
+    for event in events[: 1 + reports]:
+        journal.append(event)
+    journal.close()
+    status, said = drive(folder, study(from_zero))
+    assert (status, said.lines) == ("completed", [])
+    assert summary(folder) == summary(undisturbed)

@@ -266,7 +266,7 @@ class Driver:
             trial = self._adopt(trial)
         step, state = self._shelf.last(trial, self.history, self.watch.say)
         live = Live(trial.number, trial.attempts + 1, why, detail, state, step, kept_step=step)
-        live.recorded = self._recorded(trial, step)
+        live.recorded = self._recorded(trial, -1 if state is None else step)  # a first step may be 0
         self._live[trial.number] = live
         if self._stage is None:
             self._stage = self._open_stage()
@@ -277,7 +277,7 @@ class Driver:
     def _recorded(self, trial: Trial, step: int) -> dict[int, Reported]:
         """Reports that are in the journal already, though they come after the state that it goes on from."""
         found: dict[int, Reported] = {}
-        if trial.step > step:
+        if trial.metrics and trial.step > step:
             self._journal.commit()
             for event in self.folder.events():
                 if isinstance(event, Moved) and event.trial == trial.number:
@@ -335,7 +335,8 @@ class Driver:
         live.found = report.found
         event = Reported(live.number, report.step, report.metrics, units, found)
         recorded = live.recorded.pop(report.step, None)
-        if recorded is None and report.step > self.history.trials[live.number].step:
+        trial = self.history.trials[live.number]
+        if recorded is None and (report.step > trial.step or not trial.metrics):
             self.record(event)
         elif recorded is None or not (_same(recorded.metrics, event.metrics) and recorded.units == event.units):
             self._differs(recorded, event)
