@@ -131,7 +131,7 @@ def _main(argv: Sequence[str], out: str, faults: Faults, environment: Mapping[st
         os.dup2(fd, number)
         os.close(fd)
     driver.KEEP_EVERY, driver.KEEP_BEST_EVERY = faults.keep, faults.keep_best  # type: ignore[misc]
-    figures.draw = lambda history: {}  # seconds, and not what is tested
+    figures.draw = lambda *_: {}  # seconds, and not what is tested
     if faults.below is not None:
         _Touches(faults)
     status = cli.main(argv)

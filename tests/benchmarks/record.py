@@ -114,9 +114,7 @@ def main() -> None:
     for process in load:
         process.start()
     whole, writing, peak = median(words.repeats, lambda store: ours(words.trials, store))
-    print(
-        f"{words.trials} trials by our writer (nice 10, sqlite, {words.busy} others compute, {peak:.0f} MB):"
-    )
+    print(f"{words.trials} trials by our writer (nice 10, sqlite, {words.busy} others compute, {peak:.0f} MB):")
     print(f"  {words.trials / whole:.0f} runs/s with its start ({whole:.1f} s), {words.trials / writing:.0f} without")
     (slow,) = median(words.repeats, lambda store: (plain(words.plain, store),))
     print(f"{words.plain} trials by plain use of MlflowClient (nice 0): {words.plain / slow:.1f} runs/s")
