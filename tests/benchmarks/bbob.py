@@ -6,10 +6,10 @@ The functions (PyPI: coco-experiment) have a box of [-5, 5]. A target is a dista
 from 10 to 1e-8, evenly on a logarithmic scale; what is printed is the fraction of (function, instance, target) that is
 reached within so many evaluations per dimension, with an interval (95 %, bootstrap over pairs of function and
 instance). CMA-ES gets 1,000 evaluations per dimension, TPE 100, GP 10 (and both only every third function in 5-D, they
-are slow). pycma and `cmaes` run as they are published: BIPOP and IPOP, each run from a random place in [-4, 4] with sigma
-2; pycma also without the box, where it is free to look for better values outside, and from the middle. Three runs
-of CMA-ES, because one says little in 2-D: `cmaes` solved between 0.74 and 0.90 there. `--quick`: every fourth
-function, one instance, too few to judge by. One process; half an hour.
+are slow). pycma and `cmaes` run as they are published: BIPOP and IPOP, each run from a random place in [-4, 4] with
+sigma 2; pycma also without the box, where it is free to look for better values outside, and from the middle. Three runs
+of CMA-ES, because one says little in 2-D: `cmaes` solved between 0.74 and 0.90 there. `--quick`: every fourth function,
+one instance, too few to judge by. One process; half an hour.
 """
 
 from __future__ import annotations
@@ -201,13 +201,13 @@ def interval(samples: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(samples.mean()), float(low), float(high)
 
 
-def compare(name: str, size: int, where: str, seeds: int) -> None:
+def compare(name: str, size: int, functions: Sequence[int], instances: str, seeds: int) -> None:
     """One game in one dimension, printed."""
     game = GAMES[name]
+    where = f"function_indices:{','.join(map(str, functions))} instance_indices:{instances}"
     marks = [mark for mark in MARKS if mark <= game.evaluations]
-    print(
-        f"\n{size}-D, {where}, {seeds} seed(s)".ljust(58) + "".join(f"{f'{mark} per dimension':<22}" for mark in marks)
-    )
+    title = f"{size}-D, {len(functions)} functions, instances {instances}, runs of each: {seeds}"
+    print(f"\n{title:<58}" + "".join(f"{f'{mark} per dimension':<22}" for mark in marks))
     solved: dict[str, NDArray[np.float64]] = {}
     for player, run in game.players.items():
         began = time.perf_counter()
@@ -241,10 +241,9 @@ def main() -> None:
     for name in given.only.split(","):
         for size in map(int, given.dimensions.split(",")):
             every = 4 if given.quick else 3 if name != "cmaes" and size > 2 else 1
-            functions = ",".join(map(str, range(1, 25, every)))
             instances = given.instances.split("-")[0] if given.quick else given.instances
             seeds = given.seeds or (3 if name == "cmaes" else 1)
-            compare(name, size, f"function_indices:{functions} instance_indices:{instances}", seeds)
+            compare(name, size, range(1, 25, every), instances, seeds)
 
 
 if __name__ == "__main__":
