@@ -15,14 +15,14 @@ study = Study(
     objective=meta_train,
     minimize="valid/loss",
     value="best",  # of a member's validations: those weights are kept, and tested
-    search=PBT(members=4, every=125),
+    search=PBT(members=4, every=100),
     space=Space(
         MetaTraining,
         tasks=Sinusoid(shots=10, queries=10),
         episodes=16,
         steps=500,
         unit=100,
-        validate_every=125,
+        validate_every=50,
         test_steps=5,
         rule=Space(
             GradientDescent,

@@ -91,7 +91,7 @@ FAMILIES = {
         by_hand=1e-3,
         grid=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
         inner=0.01,
-        search=PBT(members=4, every=50),
+        search=PBT(members=4, every=100),
     ),
     "alphabets": Family(
         name="alphabets",
@@ -103,7 +103,7 @@ FAMILIES = {
         by_hand=1e-3,
         grid=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
         inner=0.4,
-        search=PBT(members=4, every=16),
+        search=PBT(members=4, every=32),
     ),
 }
 
@@ -123,8 +123,10 @@ class Job:
     @property
     def key(self) -> str:
         """What its result is kept under: all that decides it."""
-        config = alone(self.family, 0, 1.0, steps=self.family.steps, validations=VALIDATIONS).config()
-        settings = repr((config, self.family.inner, self.family.search, self.family.metric, TRIALS, VALIDATIONS))
+        family = self.family
+        config = alone(family, 0, 1.0, steps=family.steps, validations=VALIDATIONS).config()
+        more = {"maml": family.inner, "tpe": (OUTER, TRIALS), "hybrid": (OUTER, family.search)}
+        settings = repr((config, VALIDATIONS, more.get(self.rule)))
         return f"{self.rule} {self.rate} seed {self.seed}, {hashlib.sha256(settings.encode()).hexdigest()[:16]}"
 
 
@@ -144,7 +146,7 @@ def population(family: Family, seed: int) -> Study:
     """The hybrid: a quarter of the budget for each of four members."""
     members = family.search.members
     study = alone(family, seed, OUTER, steps=family.steps // members, validations=VALIDATIONS // members)
-    return dataclasses.replace(study.set("validate_every", family.search.every), search=family.search)
+    return dataclasses.replace(study, search=family.search)
 
 
 def trials(family: Family, seed: int) -> Study:
@@ -205,7 +207,7 @@ class Bench:
         missing = list({job.key: job for job in jobs if job.key not in self._rows}.values())
         if missing:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(self._processes, mp_context=context, max_tasks_per_child=8) as pool:
+            with ProcessPoolExecutor(self._processes, mp_context=context) as pool:
                 for number, done in enumerate(as_completed([pool.submit(measure, job) for job in missing]), 1):
                     self._keep(done.result())
                     print(f"{number} of {len(missing)} runs", file=sys.stderr)

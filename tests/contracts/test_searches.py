@@ -36,7 +36,6 @@ CASES = {
     "tpe": Case(TPE(startup=4)),
     "gp": Case(GP(startup=4), trials=7),
     "cmaes": Case(CMAES(population=4)),
-    "cmaes": Case(CMAES(population=4)),
     "nsga2": Case(NSGA2(population=4)),
     "pbt": Case(PBT(members=TRIALS, every=1), population=True),
 }

@@ -17,10 +17,10 @@ from torch import Tensor
 from bilevel import SGD, Adam, Learned, MetaTraining, Space, Study, meta_train
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
 from bilevel.errors import BadInput
+from bilevel.history import replay
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
 from bilevel.record.folder import RunFolder
-from bilevel.history import replay
 from bilevel.tasks import Sinusoid
 from bilevel.training.objective import interval
 from support.tiny import finished, maml
