@@ -63,15 +63,16 @@ def ours(folder: Path, name: str, trials: int, slots: int) -> Measured:
     study.write_text(STUDY)
     store = folder / f"{name}-{slots}-{time.monotonic_ns()}"
     command = [sys.executable, "-m", "bilevel.cli", "run", f"{study}:{name}", "--trials", str(trials), "--workers", "2"]
+    began = time.time()
     done = subprocess.run(
         [*command, "--slots", str(slots), "--store", str(store), "--json"], capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    document = json.loads(done.stdout.splitlines()[-1])
     journal = next(store.glob("*/journal.jsonl"))
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     times = [line["t"] for line in lines if line["event"] in ("begun", "ended")]
+    finished = next(line["t"] for line in lines if line["event"] == "finished")
     born = next(line["t"] for line in lines if line["event"] == "started")
     with contextlib.closing(sqlite3.connect(store / "mlflow.db")) as db:
         kinds = "select count(*) from runs join tags on runs.run_uuid = tags.run_uuid where key = 'bilevel.state'"
@@ -79,7 +80,7 @@ def ours(folder: Path, name: str, trials: int, slots: int) -> Measured:
         running = db.execute("select count(*) from runs where status = 'RUNNING'").fetchone()[0]
     written = (store / "mlflow.db").stat().st_mtime
     return Measured(
-        trials / document["seconds"],
+        trials / (finished - began),
         trials / (max(times) - min(times)),
         trials / (written - born),
         complete=ended == trials and running == 0,
