@@ -143,13 +143,13 @@ class Decisions:
 
     def diverged(self, number: int) -> bool:
         """A running trial has raised: whether it waits for its population's turn, to go on from another member."""
-        if self._population is None or not self._population_open(number):
+        population = self._population
+        if population is None:
             return False
-        self._diverged.add(number)
-        return True
-
-    def _population_open(self, number: int) -> bool:
-        return any(other != number and other not in self._diverged for other in self.history.running)
+        others = any(other != number and other not in self._diverged for other in self.history.running)
+        if others or self._searched < population.members:
+            self._diverged.add(number)
+        return number in self._diverged
 
     @property
     def words(self) -> str:
