@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bilevel import ASHA, TPE, Log, Report, Space, Study
+from bilevel import ASHA, PBT, TPE, Log, Report, Space, Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,10 @@ def train(config, run):
 study = Study(
     name="quick", objective=train, minimize="loss", trials=8, seed=5, space=Space(Slope, lr=Log(1e-3, 1.0)),
     search=TPE(startup=3), stop=ASHA(first=1, factor=2, last=9), retries=1,
+)
+members = Study(
+    name="members", objective=train, minimize="loss", seed=5, space=Space(Slope, lr=Log(1e-3, 1.0)),
+    search=PBT(members=4, every=3),
 )
 """
 """Milliseconds a trial; they print, and one of them raises."""
@@ -193,6 +197,21 @@ def test_a_driver_killed_while_mlflow_is_written_leaves_no_trial_running(started
     assert program.wait() == 0, program.err
     check(folder_of(home))
     check_database(database, folder_of(home))
+
+
+def test_a_population_is_in_mlflow_without_a_word(started: Programs) -> None:
+    """Where Ray Tune's own recorder ends the run: a member's values change under way, MLflow's parameters cannot."""
+    home = started.home
+    words = run_words(home, "store", f"sqlite:///{home / 'mlflow.db'}")
+    words[1] += ":members"
+    program = started.run(*words)
+    folder = folder_of(home)
+    check(folder, 4)
+    assert events(folder, "moved")
+    assert program.document["trials"] == {"completed": 3, "stopped": 0, "failed": 1}  # one raises from the start
+    loud = [line for line in program.err.splitlines() if "warn" in line.lower() or "MLflow:" in line]
+    assert loud == []
+    check_database(home / "mlflow.db", folder)
 
 
 def check_database(database: Path, folder: Path) -> None:

@@ -229,7 +229,8 @@ class BilevelWorker:
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)
-        os.chdir(folder)
+        with contextlib.suppress(OSError):  # somebody deleted it
+            os.chdir(folder)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
 
