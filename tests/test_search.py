@@ -1,28 +1,20 @@
-"""Does a search ask, tell, stop and end as it says, and lose nothing wherever its driver dies?"""
+"""Does a search ask, tell, rank, stop and end as it says?"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 import os
-import random
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
-import torch
 
 from bilevel import (
     ASHA,
-    PBT,
     TPE,
     Adam,
     Grid,
@@ -42,22 +34,18 @@ from bilevel import (
 )
 from bilevel import driver as drivers
 from bilevel.errors import BadInput
-from bilevel.events import Asked, Begun, Ended, Fault, Gone, Moved, Reported, Said, Turned
-from bilevel.execute.inline import InlineStage
-from bilevel.outer.search import Point, Problem, Searcher, Told
-from bilevel.record import checkpoints
-from support.tiny import maml
+from bilevel.events import Asked, Begun, Ended, Reported
+from support.spying import Spy
 from support.trying import (
     Hill,
     check_once,
     climb,
-    count_events,
-    drifting,
-    fingerprint,
     fresh,
+    halving,
     height,
     hill,
     live,
+    noisy,
     population,
     replayed,
     searched,
@@ -70,45 +58,14 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
+@pytest.fixture
+def plain() -> Iterator[None]:
+    """No figures."""
+    with mock.patch.object(runs.figures, "draw", return_value={}):
+        yield
+
+
 # -- what is asked and told --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Spy:
-    """A search that writes down how it is talked to; a list for each time that it was opened."""
-
-    search: Any = field(default_factory=Random)
-    talks: list[list[tuple[Any, ...]]] = field(default_factory=list, compare=False)
-
-    def open(self, problem: Problem) -> Searcher:
-        talk: list[tuple[Any, ...]] = []
-        self.talks.append(talk)
-        return _Spying(self.search.open(problem), talk)
-
-    @property
-    def told(self) -> dict[int, Told]:
-        """What the last one was told, by its own numbers."""
-        return {number: told for kind, number, _, told in self.talks[-1] if kind == "tell"}
-
-
-class _Spying:
-    def __init__(self, searcher: Searcher, talk: list[tuple[Any, ...]]) -> None:
-        self._searcher, self._talk = searcher, talk
-
-    @property
-    def done(self) -> bool:
-        return self._searcher.done
-
-    def ask(self, number: int) -> Point | None:
-        return self._searcher.ask(number)
-
-    def asked(self, number: int, point: Point) -> None:
-        self._talk.append(("asked", number, dict(point), None))
-        self._searcher.asked(number, point)
-
-    def tell(self, number: int, point: Point, told: Told) -> None:
-        self._talk.append(("tell", number, dict(point), told))
-        self._searcher.tell(number, point, told)
 
 
 def test_each_trial_is_asked_tried_and_told_once(tmp_path: Path) -> None:
@@ -321,10 +278,6 @@ def test_a_limit_on_a_metric_that_is_never_reported_is_a_named_failure(tmp_path:
     assert {t.reason for t in history.trials.values()} == {"never reported 'memory'; it reported loss"}
 
 
-def noisy(config: Hill, run: Run) -> float:
-    return config.x + 0.2 * random.random()  # the global generator is the trial's own
-
-
 def test_repeats_count_by_their_mean_and_are_told_once(tmp_path: Path) -> None:
     spy = Spy()
     folder, history = searched(tmp_path, hill(noisy, repeats=3, trials=4, search=spy), slots=2)
@@ -508,14 +461,21 @@ def test_of_several_objectives_the_front_is_what_nobody_beats(tmp_path: Path) ->
     assert spy.told[0].values == (0.0, -0.0)
 
 
+@pytest.mark.usefixtures("plain")
+def test_a_time_limit_of_the_study_holds_over_all_its_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(config: Hill, run: Run) -> Iterator[Report]:
+        step = 0
+        while True:
+            step += 1
+            yield Report(step, {"loss": 1.0 / step})
+
+    monkeypatch.setattr(runs.results, "times", lambda folder: (9999.9, 1.0))  # what the sessions before took
+    result = run(hill(endless, seconds=10_000), on=Inline(), store=tmp_path, track="none")
+    assert result.status == "completed"
+    assert result.trials["state"].tolist() == ["stopped"]
+
+
 # -- rules that stop ---------------------------------------------------------------------------------------------------
-
-
-def halving(*xs: float, steps: int = 9, factor: int = 3, **changes: Any) -> Study:
-    """These points in turn, successively halved from step 1 on."""
-    values = {"x": OneOf(*xs), "steps": steps}
-    defaults = {"search": Grid(), "trials": None, "stop": ASHA(first=1, factor=factor, last=steps)}
-    return hill(values=values, **(defaults | changes))
 
 
 def test_a_stopped_trial_is_stopped_and_told_at_the_step_that_it_saw(tmp_path: Path) -> None:
@@ -567,648 +527,7 @@ def test_an_objective_that_calls_back_is_told_to_stop(tmp_path: Path) -> None:
     assert told == {0: [False] * 9, 1: [True], 2: [True]}
 
 
-# -- what an objective may do ------------------------------------------------------------------------------------------
-
-
-def test_an_objective_may_return_a_number_or_metrics(tmp_path: Path) -> None:
-    answers = {0: 1.5, 1: {"loss": 2.5, "size": 3}, 2: np.float32(0.5), 3: torch.tensor(0.25), 4: "bad"}
-
-    def train(config: Hill, run: Run) -> Any:
-        return answers[run.trial]
-
-    _, history = searched(tmp_path, hill(train))
-    assert [t.objective for t in history.trials.values()] == [1.5, 2.5, 0.5, 0.25, None]
-    assert history.trials[1].metrics == {"loss": 2.5, "size": 3.0}
-    assert history.trials[4].reason == "TypeError: the objective returned a str; it takes a number or metrics by name"
-
-
-class Trainer:
-    """An objective that is an object."""
-
-    def __init__(self, shift: float) -> None:
-        self.shift = shift
-
-    def __call__(self, config: Hill, run: Run) -> Iterator[Report]:
-        for step in (1, 2):
-            yield Report(step, {"loss": config.x + self.shift})
-
-
-def test_an_objective_may_be_an_object_or_part_of_one(tmp_path: Path) -> None:
-    for objective in (Trainer(1.0), Trainer(1.0).__call__, functools.partial(Trainer.__call__, Trainer(1.0))):
-        _, history = searched(tmp_path, hill(objective, trials=1))
-        trial = history.trials[0]
-        assert (trial.step, trial.objective) == (2, trial.config["x"] + 1.0)
-    _, history = searched(tmp_path, hill(lambda config, run: climb(config, run), trials=1))
-    assert history.trials[0].reason is not None
-    assert "write `yield from` instead of `return`" in history.trials[0].reason
-
-
-def test_a_returned_result_comes_after_the_reported_steps(tmp_path: Path) -> None:
-    def train(config: Hill, run: Run) -> float:
-        for step in (1, 2):
-            run.report(step, {"loss": 9.0})
-        return config.x
-
-    _, history = searched(tmp_path, hill(train, trials=1))
-    assert (history.trials[0].step, history.trials[0].objective) == (3, history.trials[0].config["x"])
-
-
-def test_what_a_trial_prints_goes_to_its_log_and_nowhere_else(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def train(config: Hill, run: Run) -> Iterator[Report]:
-        print(f"trial {run.trial} begins")  # noqa: T201
-        yield Report(1, {"loss": config.x})
-        sys.stderr.write("and ends\n")
-
-    folder, _ = searched(tmp_path, hill(train, trials=2), slots=2)
-    logs = folder.path / "logs"
-    assert {p.name: p.read_text() for p in logs.iterdir()} == {
-        "trial-0000.txt": "trial 0 begins\nand ends\n",
-        "trial-0001.txt": "trial 1 begins\nand ends\n",
-    }
-    assert capfd.readouterr() == ("", "")
-
-
-def nan_at_last(config: Hill, run: Run) -> Iterator[Report]:
-    yield Report(1, {"loss": 1.0})
-    yield Report(2, {"loss": math.nan if run.trial == 1 else config.x})
-
-
-def test_a_value_that_is_not_finite_fails_its_trial_and_never_reaches_the_search(tmp_path: Path) -> None:
-    spy = Spy(TPE(startup=1))
-    folder, history = searched(tmp_path, hill(nan_at_last, search=spy, trials=4))
-    assert history.trials[1].state == "failed"
-    assert history.trials[1].reason == "step 2: loss is nan"
-    assert spy.told[1].values is None
-    assert all(math.isfinite(v) for told in spy.told.values() for v in told.values or ())
-    assert fingerprint(folder)  # NaN in the journal is read again
-
-
-def many(config: Hill, run: Run) -> Iterator[Report]:
-    yield Report(1, {"loss": torch.ones(3)})  # type: ignore[dict-item]
-
-
-def no_mapping(config: Hill, run: Run) -> Iterator[Report]:
-    yield Report(1, 0.5)  # type: ignore[arg-type]
-
-
-def nameless(config: Hill, run: Run) -> Iterator[Report]:
-    yield Report(1, {1: 0.5})  # type: ignore[dict-item]
-
-
-def odd_state(config: Hill, run: Run) -> Iterator[Report]:
-    yield Report(1, {"loss": 0.5}, {"model": {"net": object()}})
-
-
-def deep_exit(config: Hill, run: Run) -> Iterator[Report]:
-    yield Report(1, {"loss": 0.5})
-    sys.exit(3)
-
-
-@pytest.mark.parametrize(
-    ("objective", "reason"),
-    [
-        (many, "step 1: metric 'loss' is a Tensor; it takes a number"),
-        (no_mapping, "step 1: metrics are a float; they take numbers by name"),
-        (nameless, "step 1: metric 1 is named by a int; names are text"),
-        (
-            odd_state,
-            "step 1: state cannot be kept: model.net is a object; it takes tensors, numpy arrays, numbers, words, lists"
-            " and dicts",
-        ),
-        (deep_exit, "SystemExit: 3"),
-    ],
-)
-def test_what_an_objective_does_wrong_fails_its_trials_and_not_the_run(
-    objective: Any, reason: str, tmp_path: Path
-) -> None:
-    _, history = searched(tmp_path, hill(objective, trials=2))
-    assert [t.state for t in history.trials.values()] == ["failed", "failed"]
-    assert history.trials[0].reason == reason
-
-
-def test_a_state_comes_back_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An optimizer's is what everybody puts into it: keys that are whole numbers, tuples, numpy arrays."""
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
-    seen: list[Any] = []
-
-    def train(config: Hill, run: Run) -> Iterator[Report]:
-        model = torch.nn.Linear(2, 1)
-        adam = torch.optim.Adam(model.parameters(), lr=config.x)
-        model(torch.ones(2)).backward()
-        adam.step()
-        if run.state is not None:
-            seen.append(run.state)
-            adam.load_state_dict(run.state["adam"])
-            assert adam.state_dict()["state"].keys() == {0, 1}
-            assert torch.equal(adam.state_dict()["state"][0]["exp_avg"], run.state["adam"]["state"][0]["exp_avg"])
-        state = {"adam": adam.state_dict(), "array": np.arange(3.0), "none": None, "text": "a"}
-        yield Report(1 if run.state is None else 2, {"loss": 0.5}, state)
-        if run.state is None:
-            raise RuntimeError("again")
-
-    _, history = searched(tmp_path, hill(train, trials=1, retries=1))
-    assert history.trials[0].state == "completed", history.trials[0].reason
-    (state,) = seen
-    assert state["none"] is None
-    assert state["text"] == "a"
-    assert np.asarray(state["array"]).tolist() == [0.0, 1.0, 2.0]
-
-
-def drawn() -> dict[str, float]:
-    return {"loss": random.random() + float(np.random.rand()) + float(torch.rand(()))}
-
-
-def drawing(config: Hill, run: Run) -> Iterator[Report]:
-    for step in range(1, 4):
-        yield Report(step, drawn())
-
-
-def drawing_back(config: Hill, run: Run) -> None:
-    for step in range(1, 4):
-        run.report(step, drawn())
-
-
-def test_code_that_uses_global_generators_gives_the_same_numbers_in_any_slot(tmp_path: Path) -> None:
-    found = {
-        fingerprint(searched(tmp_path, hill(objective), slots=slots)[0])
-        for slots in (1, 2, 5)
-        for objective in (drawing, drawing_back)
-    }
-    assert len(found) == 1
-
-
-def drawing_on(config: Hill, run: Run) -> Iterator[Report]:
-    """Its numbers go on from where they were, not from the beginning."""
-    for step in range(1 if run.state is None else run.state["done"] + 1, 5):
-        yield Report(step, drawn(), {"done": step})
-
-
-def test_code_that_uses_global_generators_goes_on_with_them_after_a_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
-    study = hill(drawing_on, trials=2)
-    expected, count = undisturbed(tmp_path, study)
-    for number in range(1, count + 1, 2):
-        folder = fresh(tmp_path, study)
-        live(folder, study, kill_after=number)
-        live(folder, study)
-        assert fingerprint(folder) == expected
-
-
-@pytest.mark.usefixtures("plain")
-def test_a_time_limit_of_the_study_holds_over_all_its_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def endless(config: Hill, run: Run) -> Iterator[Report]:
-        step = 0
-        while True:
-            step += 1
-            yield Report(step, {"loss": 1.0 / step})
-
-    monkeypatch.setattr(runs.results, "times", lambda folder: (9999.9, 1.0))  # what the sessions before took
-    result = run(hill(endless, seconds=10_000), on=Inline(), store=tmp_path, track="none")
-    assert result.status == "completed"
-    assert result.trials["state"].tolist() == ["stopped"]
-
-
-# -- drivers that die --------------------------------------------------------------------------------------------------
-
-
-def undisturbed(store: Path, study: Study, **more: Any) -> tuple[str, int]:
-    folder, _ = searched(store, study, **more)
-    check_once(folder)
-    return fingerprint(folder), count_events(folder)
-
-
-STUDIES = {
-    "random": hill(trials=3),
-    "tpe": hill(search=TPE(startup=2), trials=4, values={"steps": 1}),
-    "asha": halving(0.6, 0.5, 0.3, 0.7, 0.4, steps=3, factor=2),
-    "where": hill(where=lambda config: config.x < 0.4, trials=3, values={"steps": 1}),
-    "repeats and confirm": hill(noisy, repeats=2, confirm=2, trials=3, values={"steps": 1}),
-    "failing": hill(nan_at_last, trials=3),
-    "points": hill(points=[{"x": 0.5}], values={"x": Uniform(0.0, 1.0, center=0.2)}, trials=3),
-    "target": hill(values={"x": OneOf(0.9, 0.3, 0.5), "steps": 1}, search=Grid(), trials=None, target=1e-6),
-    "plateau": hill(values={"x": OneOf(0.9, 0.3, 0.5, 0.6), "steps": 1}, search=Grid(), trials=None, plateau=2),
-}
-
-
-@pytest.mark.parametrize("lose", [False, True], ids=["all on disk", "the last of it lost"])
-@pytest.mark.parametrize("name", list(STUDIES))
-def test_killed_after_any_event_it_ends_as_undisturbed(
-    name: str, lose: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
-    study = STUDIES[name]
-    expected, count = undisturbed(tmp_path, study)
-    for number in range(1, count + 1, 1 if count < 40 else 2):
-        folder = fresh(tmp_path, study)
-        assert live(folder, study, kill_after=number, lose=lose).status == "killed"
-        done = {n for n, t in replayed(folder).trials.items() if t.state != "running"}
-        life = live(folder, study)
-        assert life.status == "completed"
-        assert fingerprint(folder) == expected, f"killed after event {number} of {count}"
-        check_once(folder)
-        begun = [e.trial for e in folder.events() if isinstance(e, Begun) and e.why == "resumed"]
-        assert not done & set(begun), "a trial that had ended ran again"
-
-
-@pytest.mark.parametrize("name", ["tpe", "asha", "repeats and confirm"])
-def test_killed_again_and_again_it_ends_as_undisturbed(name: str, tmp_path: Path) -> None:
-    study = STUDIES[name]
-    expected, count = undisturbed(tmp_path, study)
-    chance = random.Random(1)
-    for _ in range(5):
-        folder = fresh(tmp_path, study)
-        lives = 1
-        while live(folder, study, kill_after=chance.randint(3, 9)).status == "killed":
-            lives += 1
-            assert lives < count
-        assert fingerprint(folder) == expected
-        check_once(folder)
-
-
-def test_interrupted_after_any_event_it_ends_as_undisturbed(tmp_path: Path) -> None:
-    study = STUDIES["asha"]
-    expected, count = undisturbed(tmp_path, study)
-    for number in range(1, count, 3):
-        folder = fresh(tmp_path, study)
-        assert live(folder, study, interrupt_after=number).status == "interrupted"
-        assert live(folder, study).status == "completed"
-        assert fingerprint(folder) == expected
-        check_once(folder)
-
-
-def test_a_trial_in_flight_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
-    ran: list[tuple[int, int]] = []
-
-    def train(config: Hill, run: Run) -> Iterator[Report]:
-        for report in climb(config, run):
-            ran.append((run.trial, report.step))
-            yield report
-
-    study = hill(train, trials=3)
-    expected, count = undisturbed(tmp_path, study)
-    for number in range(1, count):
-        folder = fresh(tmp_path, study)
-        ran.clear()
-        live(folder, study, kill_after=number)
-        live(folder, study)
-        again = [pair for pair in set(ran) if ran.count(pair) > 1]
-        assert len(again) <= 1, f"killed after event {number}: {sorted(again)} ran again"
-        assert fingerprint(folder) == expected
-
-
-# -- whatever the timing -----------------------------------------------------------------------------------------------
-
-
-class Late(InlineStage):
-    """Keeps what some trials say back for longer than what others say: any order in which they could come."""
-
-    def __init__(self, script: Any, seed: int) -> None:
-        super().__init__(script, {}, echo=False)
-        self._seed, self._chance = 1000 * seed, random.Random(seed)
-        self._back: list[Any] = []
-
-    def poll(self, timeout: float) -> list[Any]:
-        self._back += super().poll(timeout)
-        trials = sorted({said.trial for said in self._back})
-        chosen = {trial for trial in trials if self._chance.random() < self._pace(trial)} or set(trials[:1])
-        now = [said for said in self._back if said.trial in chosen]
-        self._back = [said for said in self._back if said.trial not in chosen]
-        return now
-
-    def _pace(self, trial: int) -> float:
-        return 0.05 + 0.95 * random.Random(self._seed + trial).random() ** 2
-
-    def close_trial(self, trial: int) -> None:
-        super().close_trial(trial)
-        self._back = [said for said in self._back if said.trial != trial]
-
-
-def timed(seed: int) -> Any:
-    return lambda script: Late(script, seed)
-
-
-DETERMINISTIC = {
-    "tpe": hill(search=TPE(startup=3), trials=12, values={"steps": 2}, deterministic=True),
-    "tpe and asha": hill(
-        search=TPE(startup=3),
-        trials=14,
-        values={"steps": 9},
-        stop=ASHA(first=1, factor=3, last=9),
-        deterministic=True,
-    ),
-    "repeats": hill(
-        search=TPE(startup=2),
-        repeats=3,
-        confirm=1,
-        trials=5,
-        values={"steps": 9},
-        stop=ASHA(first=1, factor=2, last=9),
-        deterministic=True,
-    ),
-    "where": hill(where=lambda config: config.x < 0.5, search=TPE(startup=2), trials=8, deterministic=True),
-    "target": hill(search=TPE(startup=3), trials=12, values={"steps": 4}, target=0.005, deterministic=True),
-    "plateau": hill(search=TPE(startup=3), trials=12, values={"steps": 2}, plateau=4, deterministic=True),
-}
-
-
-@pytest.mark.parametrize("name", list(DETERMINISTIC))
-def test_a_deterministic_study_does_not_depend_on_timing(name: str, tmp_path: Path) -> None:
-    study = DETERMINISTIC[name]
-    found = set()
-    for seed in range(4):
-        folder = fresh(tmp_path, study)
-        assert live(folder, study, slots=4, window=4, stage=timed(seed)).status == "completed"
-        check_once(folder)
-        found.add(fingerprint(folder))
-    assert len(found) == 1
-
-
-@pytest.mark.parametrize("name", ["tpe and asha", "repeats", "target", "plateau"])
-def test_a_deterministic_study_killed_anywhere_comes_to_the_same(name: str, tmp_path: Path) -> None:
-    study = DETERMINISTIC[name]
-    folder = fresh(tmp_path, study)
-    live(folder, study, slots=4, window=4, stage=timed(0))
-    expected, chance = fingerprint(folder), random.Random(2)
-    for seed in range(6):
-        folder, lives = fresh(tmp_path, study), 0
-        while lives < 30:
-            death = None if lives > 12 else chance.randint(2, 25)
-            lives += 1
-            if live(folder, study, slots=4, window=4, stage=timed(seed), kill_after=death).status != "killed":
-                break
-        assert fingerprint(folder) == expected
-        check_once(folder)
-
-
-def test_trials_of_many_slots_are_all_recorded_whatever_the_order(tmp_path: Path) -> None:
-    study = hill(search=TPE(startup=3), trials=12)
-    for seed in range(3):
-        folder = fresh(tmp_path, study)
-        lives = 0
-        while live(folder, study, slots=4, stage=timed(seed), kill_after=11).status == "killed":
-            lives += 1
-            assert lives < 40
-        history = replayed(folder)
-        assert history.ended == {"completed": 12, "stopped": 0, "failed": 0}
-        check_once(folder)
-
-
-def test_a_search_is_rebuilt_by_the_same_talk_as_it_was_led_by(tmp_path: Path) -> None:
-    spy = Spy(TPE(startup=3))
-    study = hill(search=spy, trials=8, where=lambda config: config.x < 0.6)
-    folder = fresh(tmp_path, study)
-    live(folder, study, slots=3, stage=timed(1))
-    led = spy.talks[-1]
-    live(folder, study, slots=3)
-    assert spy.talks[-1] == led
-
-
-# -- workers that die --------------------------------------------------------------------------------------------------
-
-
-class Lossy(InlineStage):
-    """Loses attempts before their reports come through, so many of each trial, and says it late, and again."""
-
-    def __init__(self, script: Any, seed: int, most: float) -> None:
-        super().__init__(script, {}, echo=False)
-        self._chance, self._most = random.Random(seed), most
-        self._lost: Counter[int] = Counter()
-        self._late: list[Any] = []
-
-    def poll(self, timeout: float) -> list[Any]:
-        late, self._late = self._late, []
-        return [*late, *map(self._through, super().poll(timeout)), *late]
-
-    def _through(self, said: Any) -> Any:
-        if not isinstance(said, Said) or self._lost[said.trial] >= self._most or not self._strikes(said):
-            return said
-        self._lost[said.trial] += 1
-        self.close_trial(said.trial)
-        self._late.append(said)  # of an attempt that nobody listens to any more
-        return Gone(said.trial, said.attempt, "died", "worker 7 on here: killed")
-
-    def _strikes(self, said: Said) -> bool:
-        return self._chance.random() > 0.6
-
-
-@pytest.mark.parametrize("keep", [0.0, math.inf], ids=["states kept", "no state kept"])
-@pytest.mark.parametrize("name", ["random", "asha", "repeats and confirm", "failing"])
-def test_lost_workers_are_nobodys_failure(
-    name: str, keep: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", keep)
-    study = STUDIES[name]
-    expected, _ = undisturbed(tmp_path, study)
-    for seed in range(5):
-        folder = fresh(tmp_path, study)
-        life = live(folder, study, stage=lambda script, seed=seed: Lossy(script, seed, 3))
-        assert life.status == "completed"
-        assert fingerprint(folder) == expected
-        check_once(folder)
-        begun = [e for e in folder.events() if isinstance(e, Begun)]
-        assert sum(e.why == "lost" for e in begun) == sum(isinstance(e, Fault) for e in folder.events())
-        assert not any("not what was recorded" in line for line in life.said.lines)
-
-
-def test_a_trial_that_kills_its_workers_fails_and_the_others_are_done(tmp_path: Path) -> None:
-    study = hill(trials=4)
-    folder = fresh(tmp_path, study)
-
-    class Deadly(Lossy):
-        def _strikes(self, said: Said) -> bool:
-            return said.trial == 2 and said.reports != () and said.reports[0].step == 2
-
-    live(folder, study, slots=2, stage=lambda script: Deadly(script, 0, 99))
-    history = replayed(folder)
-    assert [t.state for t in history.trials.values()] == ["completed", "completed", "failed", "completed"]
-    assert history.trials[2].reason == (
-        "its worker was lost 4 times without a new report in between; at last: worker 7 on here: killed"
-    )
-    check_once(folder)
-
-
-def test_a_long_trial_outlives_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
-
-    class Weak(Lossy):
-        def _strikes(self, said: Said) -> bool:
-            return said.reports != () and said.reports[0].step == 2 * said.attempt
-
-    study = hill(trials=2, values={"steps": 12})
-    expected, _ = undisturbed(tmp_path, study)
-    folder = fresh(tmp_path, study)
-    live(folder, study, stage=lambda script: Weak(script, 0, 99))
-    assert fingerprint(folder) == expected
-    assert sum(isinstance(e, Fault) for e in folder.events()) == 12
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_population_does_not_depend_on_workers_that_die(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = population()
-    expected, _ = undisturbed(tmp_path, study, slots=4)
-    folder = fresh(tmp_path, study)
-    assert live(folder, study, slots=4, stage=lambda script: Lossy(script, seed, 3)).status == "completed"
-    assert fingerprint(folder) == expected
-    check_once(folder)
-
-
-# -- populations -------------------------------------------------------------------------------------------------------
-
-
-def test_members_exchange_at_every_turn_and_go_on_from_the_donors_checkpoint(tmp_path: Path) -> None:
-    study = population()
-    folder, history = searched(tmp_path, study, slots=4)
-    assert history.ended == {"completed": 4, "stopped": 0, "failed": 0}
-    events = list(folder.events())
-    assert [e.turn for e in events if isinstance(e, Turned)] == [0, 1, 2]
-    moves = [e for e in events if isinstance(e, Moved)]
-    assert [m.step for m in moves] == [2, 4, 6]
-    for number, trial in history.trials.items():
-        (step, manifest) = max(trial.kept.items())
-        state = checkpoints.load(checkpoints.folder(folder.path, number, step), manifest)
-        assert step == 8
-        assert float(state["w"]) == pytest.approx(10.0 - sum(rate for _, rate in state["line"]), abs=1e-5)
-        own = [m for m in moves if m.trial == number]
-        if own:
-            last = own[-1]
-            assert [who for who, _ in state["line"]][last.step - 1] != number  # the weights are the donor's
-            assert {rate for _, rate in state["line"][last.step :]} == {last.point["x"]}
-            assert trial.config["x"] == last.point["x"] == trial.point["x"]
-    check_once(folder)
-
-
-@pytest.mark.parametrize("slots", [1, 2, 4])
-def test_a_population_does_not_depend_on_slots_or_timing(slots: int, tmp_path: Path) -> None:
-    study = population()
-    expected = fingerprint(searched(tmp_path, study, slots=4)[0])
-    for seed in range(3):
-        folder = fresh(tmp_path, study)
-        assert live(folder, study, slots=slots, stage=timed(seed)).status == "completed"
-        assert fingerprint(folder) == expected
-
-
-@pytest.mark.parametrize("lose", [False, True], ids=["all on disk", "the last of it lost"])
-def test_a_population_killed_after_any_event_ends_as_undisturbed(lose: bool, tmp_path: Path) -> None:
-    study = population(members=3, steps=4)
-    expected, count = undisturbed(tmp_path, study, slots=3)
-    for number in range(1, count + 1):
-        folder = fresh(tmp_path, study)
-        assert live(folder, study, slots=3, kill_after=number, lose=lose).status == "killed"
-        assert live(folder, study, slots=3).status == "completed"
-        assert fingerprint(folder) == expected, f"killed after event {number} of {count}"
-        check_once(folder)
-
-
-def test_a_population_interrupted_again_and_again_ends_as_undisturbed(tmp_path: Path) -> None:
-    study = population()
-    expected, count = undisturbed(tmp_path, study, slots=4)
-    chance = random.Random(4)
-    for _ in range(4):
-        folder, lives = fresh(tmp_path, study), 0
-        while live(folder, study, slots=4, kill_after=chance.randint(5, 20), stage=timed(lives)).status == "killed":
-            lives += 1
-            assert lives < count
-        assert fingerprint(folder) == expected
-        check_once(folder)
-
-
-def diverging(config: Hill, run: Run) -> Iterator[Report]:
-    """Trial 0 raises in every turn that it begins with weights of its own, trial 2 once it has done three steps."""
-    for report in drifting(config, run):
-        assert report.state is not None
-        own = all(who == run.trial for who, _ in report.state["line"])
-        if own and ((run.trial == 0 and report.step == 1) or (run.trial == 2 and report.step == 3)):
-            raise FloatingPointError("diverged")
-        yield report
-
-
-def test_a_member_that_diverges_goes_on_from_another(tmp_path: Path) -> None:
-    study = dataclasses.replace(population(), objective=diverging)
-    folder, history = searched(tmp_path, study, slots=4)
-    assert history.ended == {"completed": 4, "stopped": 0, "failed": 0}
-    moves = {e.trial: e for e in reversed([e for e in folder.events() if isinstance(e, Moved)])}
-    assert {0, 2} <= set(moves)
-    assert moves[0].step == 2
-    expected, count = fingerprint(folder), count_events(folder)
-    assert {fingerprint(searched(tmp_path, study, slots=slots)[0]) for slots in (1, 2, 3)} == {expected}
-    for number in range(1, count, 4):
-        folder = fresh(tmp_path, study)
-        live(folder, study, slots=4, kill_after=number)
-        assert live(folder, study, slots=4).status == "completed"
-        assert fingerprint(folder) == expected, f"killed after event {number} of {count}"
-        check_once(folder)
-
-
-def test_a_population_without_states_is_told_what_it_lacks(tmp_path: Path) -> None:
-    def stateless(config: Hill, run: Run) -> Iterator[Report]:
-        for step in range(1, config.steps + 1):
-            yield Report(step, {"loss": config.x})
-
-    _, history = searched(tmp_path, dataclasses.replace(population(), objective=stateless), slots=4)
-    assert history.ended["failed"] == 4
-    assert "Report(step, metrics, state=...)" in (history.trials[0].reason or "")
-
-
-def test_a_population_of_meta_trainings_interrupted_anywhere_ends_as_undisturbed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = maml().set("rule.init.by.lr", Log(1e-3, 1e-1))
-    study = dataclasses.replace(study, search=PBT(members=3, every=2), minimize="train/loss")
-    expected, count = undisturbed(tmp_path, study, slots=3)
-    for number in range(1, count + 1, 4):
-        folder = fresh(tmp_path, study)
-        live(folder, study, slots=3, kill_after=number)
-        assert live(folder, study, slots=3).status == "completed"
-        assert fingerprint(folder) == expected, f"killed after event {number} of {count}"
-        check_once(folder)
-
-
-# -- meta-training, searched -------------------------------------------------------------------------------------------
-
-
-def test_a_searched_rate_is_the_rate_that_each_trial_learns_with(tmp_path: Path) -> None:
-    """The first trial too, for which a plan is made before anything starts."""
-    rates = (1e-3, 1e-2, 1e-1)
-    study = maml().set("rule.init.by.lr", OneOf(*rates))
-    study = dataclasses.replace(study, search=Grid())
-    with mock.patch.object(runs.figures, "draw", return_value={}):
-        result = run(study, on=Inline(), store=tmp_path, track="none")
-        one = run(maml().set("rule.init.by.lr", rates[0]), on=Inline(), store=tmp_path, track="none")
-    table = result.trials
-    assert list(table["config.rule.init.by.lr"]) == list(rates)
-    assert table["objective"][0] == one.trials["objective"][0]
-    assert len(set(table["objective"])) == 3
-
-
-def test_searched_meta_training_with_halving_killed_anywhere_ends_as_undisturbed(tmp_path: Path) -> None:
-    study = maml().set("rule.init.by.lr", OneOf(1e-2, 1e-5, 1e-6))
-    study = dataclasses.replace(study, search=Grid(), minimize="train/loss", stop=ASHA(first=2, factor=3, last=4))
-    folder, history = searched(tmp_path, study)
-    assert "stopped" in {t.state for t in history.trials.values()}
-    expected, count = fingerprint(folder), count_events(folder)
-    for number in range(1, count + 1, 2):
-        folder = fresh(tmp_path, study)
-        live(folder, study, kill_after=number)
-        assert live(folder, study).status == "completed"
-        assert fingerprint(folder) == expected, f"killed after event {number} of {count}"
-        check_once(folder)
-
-
 # -- more trials, earlier trials ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def plain() -> Iterator[None]:
-    """No figures."""
-    with mock.patch.object(runs.figures, "draw", return_value={}):
-        yield
 
 
 @pytest.mark.usefixtures("plain")
@@ -1291,15 +610,3 @@ def test_two_thousand_trials_leave_little_in_memory(tmp_path: Path) -> None:
     _, history = searched(tmp_path, hill(tiny, trials=2000), slots=2)
     assert history.ended["completed"] == 2000
     assert resident() - before < 40, "MB for 2,000 trials"
-
-
-def test_checkpoints_of_ended_trials_do_not_fill_the_disk(tmp_path: Path) -> None:
-    """The best ones are kept, however often the run was resumed."""
-    study = hill(trials=40)
-    folder = fresh(tmp_path, study)
-    while live(folder, study, kill_after=31).status == "killed":
-        assert len(list((folder.path / "checkpoints").iterdir())) <= 11
-    kept = {p.name for p in (folder.path / "checkpoints").iterdir()}
-    ranked = [f"trial-{leader.trial.number:04d}" for leader in replayed(folder).leaders(10)]
-    assert set(ranked) <= kept
-    assert len(kept) <= 10

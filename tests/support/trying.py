@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bilevel import PBT, Inline, Random, Report, Run, Space, Study, Uniform, results
+from bilevel import ASHA, PBT, Grid, Inline, OneOf, Random, Report, Run, Space, Study, Uniform, results
 from bilevel import history as histories
 from bilevel.driver import Driver
 from bilevel.events import Asked, Ended, Event, Moved, Reported, Stage, Started
@@ -196,3 +198,25 @@ def check_once(folder: RunFolder) -> None:
 def count_events(folder: RunFolder) -> int:
     """How many its drivers have recorded (the first line aside)."""
     return sum(1 for _ in folder.events()) - 1
+
+
+def noisy(config: Hill, run: Run) -> float:
+    return config.x + 0.2 * random.random()  # the global generator is the trial's own
+
+
+def nan_at_last(config: Hill, run: Run) -> Iterator[Report]:
+    yield Report(1, {"loss": 1.0})
+    yield Report(2, {"loss": math.nan if run.trial == 1 else config.x})
+
+
+def halving(*xs: float, steps: int = 9, factor: int = 3, **changes: Any) -> Study:
+    """These points in turn, successively halved from step 1 on."""
+    values = {"x": OneOf(*xs), "steps": steps}
+    defaults = {"search": Grid(), "trials": None, "stop": ASHA(first=1, factor=factor, last=steps)}
+    return hill(values=values, **(defaults | changes))
+
+
+def undisturbed(store: Path, study: Study, **more: Any) -> tuple[str, int]:
+    folder, _ = searched(store, study, **more)
+    check_once(folder)
+    return fingerprint(folder), count_events(folder)
