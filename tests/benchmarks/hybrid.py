@@ -96,14 +96,20 @@ FAMILIES = {
     "alphabets": Family(
         name="alphabets",
         study="alphabets_maml",
-        changes={"rule.init.hidden": 16, "rule.init.by.schedule": None, "rule.lr.by.schedule": None, "unit": 4},
-        steps=640,
+        changes={
+            "rule.init.hidden": 16,
+            "rule.init.by.schedule": None,
+            "rule.lr.by.schedule": None,
+            "unit": 4,
+            "validate_episodes": 50,
+        },
+        steps=960,
         seeds=3,
         metric="test/accuracy@3",
         by_hand=1e-3,
-        grid=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
+        grid=(2e-3, 4e-3, 8e-3, 1.6e-2),
         inner=0.4,
-        search=PBT(members=4, every=32),
+        search=PBT(members=4, every=48),
     ),
 }
 
@@ -136,7 +142,7 @@ def alone(family: Family, seed: int, rate: Any, *, steps: int, validations: int,
     study = dataclasses.replace(study, search=None, trials=None, value="best", seed=seed)
     inner = {} if learned else {"rule.lr": family.inner}
     every = max(1, steps // validations)
-    changes = {"rule.init.by.lr": rate, "steps": steps, "validate_every": every, **inner, **family.changes}
+    changes = {**family.changes, "rule.init.by.lr": rate, "steps": steps, "validate_every": every, **inner}
     for path, value in changes.items():
         study = study.set(path, value)
     return study
