@@ -230,7 +230,7 @@ def test_a_study_that_finds_no_place_gives_up(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no node has 64 CPUs"):
         searched(study(cpus=64), tmp_path, Tune())
     others = ray.util.placement_group([{"CPU": 4}])
-    ray.get(others.ready())
+    assert others.wait(60), f"earlier tests have left {ray.util.placement_group_table()}"
     watch = Said()
     result = searched(study(), tmp_path, Tune(workers=1, patience=1.0), watch=watch)
     ray.util.remove_placement_group(others)

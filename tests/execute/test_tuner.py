@@ -14,6 +14,7 @@ import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 
+import programs
 from bilevel import (
     PBT,
     TPE,
@@ -212,6 +213,15 @@ class Crash(tune.Callback):
             raise KeyboardInterrupt
 
 
+def kept(experiment: Path) -> list[int]:
+    """The steps at which the trials ended of which the searcher was told, as far as they are written down."""
+    try:
+        saved = json.loads(next(experiment.glob("searcher-state-*")).read_text())
+    except (StopIteration, ValueError):
+        return []
+    return [what["step"] for kind, _, what in saved["history"] if kind == "told"]
+
+
 def test_in_a_users_tuner_and_in_one_that_is_restored_after_a_crash(cluster: None, tmp_path: Path) -> None:
     def train(config: dict[str, Any]) -> None:
         for _ in range(config["epochs"]):
@@ -223,8 +233,7 @@ def test_in_a_users_tuner_and_in_one_that_is_restored_after_a_crash(cluster: Non
     where = tune.RunConfig(name="users", storage_path=str(tmp_path), verbose=0, callbacks=callbacks)
     with pytest.raises(KeyboardInterrupt):
         tune.Tuner(train, tune_config=settings, run_config=where).fit()
-    saved = json.loads(next((tmp_path / "users").glob("searcher-state-*")).read_text())
-    assert [what["step"] for kind, _, what in saved["history"] if kind == "told"] == [3, 3, 3]
+    programs.until(lambda: kept(tmp_path / "users") == [3, 3, 3])  # a thread of Tune's writes it
     grid = tune.Tuner.restore(str(tmp_path / "users"), train).fit()
     assert not grid.errors
     assert sorted(map(repr, (result.config for result in grid))) == sorted(map(repr, ours(TPE(), 8)))
