@@ -99,13 +99,14 @@ def run(
         "warm": warm.collect(study, store, uri),
         "track": track if track is None else tracking.redact(track),
     }
-    stage = _stage(study, on, source, kept)  # what no node can hold is refused before anything is written
-    try:
-        folder = folders.create(store, study.name, document)
-        with folder.locked():
-            return _Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage).work()
-    finally:
-        stage.close()
+    with tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
+        stage = _stage(study, on, source, kept)  # what no node can hold is refused before anything is written
+        try:
+            folder = folders.create(store, study.name, document)
+            with folder.locked():
+                return _Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage, writer).work()
+        finally:
+            stage.close()
 
 
 def resume(
@@ -231,6 +232,7 @@ class _Session:
     source: Source
     kept: dict[Any, Any]
     stage: Stage | None = None
+    writer: subprocess.Popen[bytes] | None = None
 
     def work(self) -> Result:
         """Go on to the end, or to where the store can no longer be written."""
@@ -268,7 +270,7 @@ class _Session:
             if not before:
                 driver.record(self._started(window))
             driver.record(opened, commit=True)
-            tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri)
+            tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri, self.writer)
             status = self._drive(driver)
             return self._finish(driver, status, tracker)
         finally:
@@ -287,10 +289,11 @@ class _Session:
 
     def _finish(self, driver: Driver, status: str, tracker: tracking.Tracker | None) -> Result:
         driver.commit()
-        document = results.result(self.folder, driver.history, status, self.study)
-        if status in ("completed", "failed", "stopped"):
+        ended = status in ("completed", "failed", "stopped")
+        if ended:
             self._export(driver.history)
-            document = results.result(self.folder, driver.history, status, self.study)
+        document = results.result(self.folder, driver.history, status, self.study)
+        if ended:
             driver.record(Finished(status, document), commit=True)
         if tracker is not None:
             state = tracker.finish(WAIT_FOR_TRACKER)

@@ -171,17 +171,15 @@ class Study:
         return dataclasses.replace(self, space=spaces.assign(self.space, path, value))
 
     def config(self, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The configuration by dotted path, of a point; without one, searched values are shown as what they are."""
-        return spaces.flatten(self.space if point is None else self._settled(point))
+        """The configuration by dotted path, of a point; without one, searched values are shown as what they are.
+
+        What the objective asked for by itself (`define_by_run`) is no part of it.
+        """
+        return spaces.flatten(self.space if point is None else spaces.settle(self.space, point))
 
     def build(self, point: Mapping[str, Any]) -> Any:
         """The configuration that the objective is given."""
-        return spaces.build(self._settled(point))
-
-    def _settled(self, point: Mapping[str, Any]) -> Any:
-        """Values that the objective asked for by itself (`define_by_run`) are not the space's."""
-        known = {parameter.name for parameter in self.parameters}
-        return spaces.settle(self.space, {name: value for name, value in point.items() if name in known})
+        return spaces.build(spaces.settle(self.space, point))
 
 
 def _names(metrics: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -41,16 +41,24 @@ class Script:
     copies: bool = True
     """States are copied when they are reported: the objective may go on to change them in place."""
 
-    def host(self, order: Order, cache: dict[Any, Any], *, echo: bool = False) -> Hosted:
-        """An attempt, ready to begin."""
-        with _seeded(order.seed):  # a configuration may be a network
+    def host(self, order: Order, cache: dict[Any, Any], *, echo: bool = False, alone: bool = False) -> Hosted:
+        """An attempt, ready to begin; see `Hosted`."""
+        with _seeded(order.seed, alone=alone):  # a configuration may be a network
             config = spaces.build(spaces.settle(self.space, order.point))
         if self.space.target is dict:
             config = {**order.point, **config}  # values that the objective is going to ask for by itself
         state = None if order.state is None else {n: part for n, part in order.state.items() if n != RANDOM}
         run = Run(order.seed, order.trial, self.key, state, kept=cache)
-        searched, copies = bool(order.point), self.copies
-        hosted = Hosted(self.objective, config, run, metric=self.metric, searched=searched, copies=copies, echo=echo)
+        hosted = Hosted(
+            self.objective,
+            config,
+            run,
+            metric=self.metric,
+            searched=bool(order.point),
+            copies=self.copies,
+            echo=echo,
+            alone=alone,
+        )
         if order.state is not None and RANDOM in order.state:
             hosted.restore(order.state[RANDOM])
         return hosted
@@ -73,6 +81,7 @@ class Hosted:
         searched: bool = False,
         copies: bool = True,
         echo: bool = False,
+        alone: bool = False,
     ) -> None:
         """Nothing of the objective runs yet.
 
@@ -84,13 +93,15 @@ class Hosted:
             searched: values were chosen by a search; if they are bad input, it is this trial alone that fails.
             copies: states are copied when they are reported.
             echo: what it prints goes to standard error, too.
+            alone: this process is for trials; nothing else needs its random generators as they were.
         """
         self.run = run
         self.state: Tree | None = run.state
         self.state_step = 0
         self._last = -1
         self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
-        self._searched, self._copies = searched, copies
+        self._searched, self._copies, self._alone = searched, copies, alone
+        self._inside = self._ended = False
         self._printed = _Printed(sys.stderr if echo else None)
         self._random: _Random | None = None
         self._settings: tuple[torch.dtype, int] | None = None
@@ -101,7 +112,8 @@ class Hosted:
         Raises:
             BilevelError: the run's trouble (a full disk, no cluster, bad input), not the trial's.
         """
-        with self._own_random(), self._printed.taken():
+        with self.at_work(), self._printed.taken():
+            self._ended = True
             try:
                 said: Any = self._generator.send(answer)
             except StopIteration:
@@ -114,6 +126,7 @@ class Hosted:
                 return raised(error)
             except (Exception, SystemExit) as error:  # noqa: BLE001 the user's code: whatever it raises ends this trial alone
                 return raised(error)
+            self._ended = False
             said, problem = self._fit(said)
             if problem is not None:
                 with contextlib.suppress(Exception):
@@ -143,7 +156,9 @@ class Hosted:
 
     def close(self) -> None:
         """End the objective where it stands."""
-        with self._own_random(), self._printed.taken(), contextlib.suppress(Exception):
+        if self._ended:
+            return
+        with self.at_work(), self._printed.taken(), contextlib.suppress(Exception):
             self._generator.close()
 
     def _fit(self, said: Any) -> tuple[Any, str | None]:
@@ -169,8 +184,13 @@ class Hosted:
             return said, f"step {said.step}: state cannot be kept: {error}"
 
     @contextlib.contextmanager
-    def _own_random(self) -> Iterator[None]:
-        before, settings = _Random.here(), _settings()
+    def at_work(self) -> Iterator[None]:
+        """Within: the process's random generators and torch's settings are the trial's."""
+        if self._inside:
+            yield
+            return
+        self._inside = True
+        before, settings = None if self._alone else _Random.here(), _settings()
         if self._random is None:
             _seed(self.run.seed)
         else:
@@ -180,8 +200,11 @@ class Hosted:
         try:
             yield
         finally:
-            self._random, self._settings = _Random.here(), _settings()
-            before.apply()
+            self._inside = False
+            if not self._ended or self.state is not None:
+                self._random, self._settings = _Random.here(), _settings()
+            if before is not None:
+                before.apply()
             _set(*settings)
 
 
@@ -252,13 +275,14 @@ def _set(dtype: torch.dtype, threads: int) -> None:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    before = _Random.here()
+def _seeded(seed: int, *, alone: bool) -> Iterator[None]:
+    before = None if alone else _Random.here()
     _seed(seed)
     try:
         yield
     finally:
-        before.apply()
+        if before is not None:
+            before.apply()
 
 
 def _seed(seed: int) -> None:

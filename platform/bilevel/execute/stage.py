@@ -33,6 +33,8 @@ GROWTH = 1000.0
 """Megabytes by which a worker may have grown since its first trial; then another one takes its place."""
 STEP = 0.5
 """Seconds between two looks at the workers."""
+FEW = 3
+"""Calls that may be out for the next look at them to be as good as another one now."""
 
 
 @dataclass(eq=False)
@@ -162,9 +164,11 @@ class RayStage:
         if not awaited:
             time.sleep(timeout)
             return
-        ready, _ = ray.wait(list(awaited), num_returns=1, timeout=timeout, fetch_local=True)
-        more, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0) if ready else ([], [])
-        for ref in {*ready, *more}:
+        ready, left = ray.wait(list(awaited), num_returns=1, timeout=timeout, fetch_local=True)
+        if ready and len(left) > FEW:
+            more, _ = ray.wait(left, num_returns=len(left), timeout=0)
+            ready += more
+        for ref in ready:
             self._take(ref, awaited[ref])
 
     def _take(self, ref: Any, member: Member) -> None:

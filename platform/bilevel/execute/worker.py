@@ -248,7 +248,7 @@ class _Playing:
         self._failed: Raised | None = None
         try:
             state = None if order.state is None else trees.unpack(order.state)
-            self._hosted: Hosted | None = script.host(dataclasses.replace(order, state=state), cache)
+            self._hosted: Hosted | None = script.host(dataclasses.replace(order, state=state), cache, alone=True)
         except Exception as error:  # noqa: BLE001 the user's configuration refuses these values, or her module raises
             self._hosted, self._failed = None, raised(error)
 
@@ -261,17 +261,18 @@ class _Playing:
         until = time.monotonic() + FLUSH
         end: Completed | Raised | None = None
         wanted = False
-        while end is None:
-            said = hosted.advance(None)
-            if isinstance(said, Report):
-                reports.append(plain(said))
-                wanted = self._wanted(said)
-                if wanted or self._order.attended or time.monotonic() >= until:
-                    break
-            elif isinstance(said, Units):
-                end = Raised("yielded Units on a worker; set `spreads = True` on the objective, so that it may")
-            else:
-                end = said
+        with hosted.at_work():
+            while end is None:
+                said = hosted.advance(None)
+                if isinstance(said, Report):
+                    reports.append(plain(said))
+                    wanted = self._wanted(said)
+                    if wanted or self._order.attended or time.monotonic() >= until:
+                        break
+                elif isinstance(said, Units):
+                    end = Raised("yielded Units on a worker; set `spreads = True` on the objective, so that it may")
+                else:
+                    end = said
         state, step = None, 0
         if (wanted or end is not None) and hosted.state is not None and hosted.state_step > self._sent_step:
             state, step = trees.pack(hosted.kept()), hosted.state_step

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from bilevel.events import Event, Started
 
 FORMAT = 1
 COMMIT_EVERY = 0.25  # seconds: events within it share one fsync
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _TYPES = {kind.__name__.lower(): kind for kind in get_args(Event)}
 
 
@@ -32,12 +33,12 @@ class Entry:
 
     def typed(self) -> Event:
         """The event as its dataclass."""
-        fields = {
+        values = {
             name: tuple(value) if isinstance(value, list) else value  # as it was written
             for name, value in self.event.items()
             if name != "event"
         }
-        event: Event = _TYPES[self.event["event"]](**fields)
+        event: Event = _TYPES[self.event["event"]](**values)
         return event
 
 
@@ -63,9 +64,12 @@ class Journal:
 
     def append(self, event: Event) -> None:
         """Take an event in; durable after the next commit."""
-        fields = {"event": type(event).__name__.lower(), **asdict(event)}
-        line = {"n": self._next, "t": round(time.time(), 6), **_encode(fields)}
-        text = json.dumps(line, separators=(",", ":"), allow_nan=False)
+        line: dict[str, Any] = {"n": self._next, "t": round(time.time(), 6), "event": type(event).__name__.lower()}
+        line |= {field.name: getattr(event, field.name) for field in fields(event)}
+        try:
+            text = _JSON.encode(line)
+        except ValueError:  # a number that is not finite
+            text = _JSON.encode(_encode(line))
         crc = zlib.crc32(text.encode())
         self._pending.append(f'{text[:-1]},"crc":"{crc:08x}"}}\n'.encode())
         self._next += 1
@@ -161,8 +165,10 @@ def _parse(line: bytes, end: int) -> Entry | None:
     head, separator, tail = line.rpartition(b',"crc":"')
     if not separator or not tail.endswith(b'"}\n') or b"%08x" % zlib.crc32(head + b"}") != tail[:-3]:
         return None
-    fields = _decode(json.loads(head + b"}"))
-    return Entry(fields.pop("n"), fields.pop("t"), fields, end)
+    said = json.loads(head + b"}")
+    if b'{"float":' in head:
+        said = _decode(said)
+    return Entry(said.pop("n"), said.pop("t"), said, end)
 
 
 def _encode(value: Any) -> Any:

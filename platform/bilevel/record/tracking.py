@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from bilevel.errors import BadInput
@@ -52,16 +54,20 @@ class Tracker:
     Args:
         run_folder: `STORE/RUN_ID`, with its journal.
         uri: MLflow tracking URI (see `check_uri`); it may hold a password, which reaches no file and no command line.
+        writer: a process that is `prepared`.
     """
 
-    def __init__(self, run_folder: Path, uri: str) -> None:
+    def __init__(self, run_folder: Path, uri: str, writer: subprocess.Popen[bytes] | None = None) -> None:
         self._folder = run_folder
         self._uri = uri
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = writer
         self._started = 0.0
         self._finished: TrackerStatus | None = None
         self._failure: str | None = None
-        self._start()
+        if writer is None:
+            self._start()
+        else:
+            self._order()
 
     def status(self) -> TrackerStatus:
         """How the record stands, as of the last second or so; never blocks."""
@@ -98,32 +104,22 @@ class Tracker:
         return finished
 
     def _start(self) -> None:
-        self._started = time.monotonic()
-        environment = {
-            **os.environ,
-            **_QUIET,
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its own: 246 s of silence; ours are seen in the status
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_TIMEOUT),
-            "OMP_NUM_THREADS": "1",
-        }
         try:
-            (self._folder / STATUS_FILE).unlink(missing_ok=True)
             with (self._folder / LOG_FILE).open("ab") as log:
-                self._process = subprocess.Popen(
-                    # -P: a file of the user's named like a library must not shadow it
-                    [sys.executable, "-P", "-c", _WRITER, str(Path(__file__).parents[1])],
-                    bufsize=0,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    process_group=0,  # a Ctrl-C is the driver's to judge
-                )
+                self._process = _writer(log)
             self._failure = None
         except OSError as error:
             self._process, self._failure = None, f"its writer cannot be started: {error}"
             return
-        self._tell(json.dumps({"run": str(self._folder.resolve()), "uri": self._uri}).encode() + b"\n")
+        self._order()
+
+    def _order(self) -> None:
+        """Say which run to follow."""
+        self._started = time.monotonic()
+        (self._folder / STATUS_FILE).unlink(missing_ok=True)
+        folder = self._folder.resolve()
+        order = {"run": str(folder), "uri": self._uri, "log": str(folder / LOG_FILE)}
+        self._tell(json.dumps(order).encode() + b"\n")
 
     def _tell(self, line: bytes) -> None:
         if self._process is None or self._process.stdin is None:
@@ -150,6 +146,42 @@ class Tracker:
         if code not in (None, 0):
             return _read(self._folder, self._uri, problem=f"its writer ended with status {code}; see {LOG_FILE}")
         return _read(self._folder, self._uri, writer=process.pid)
+
+
+@contextlib.contextmanager
+def prepared(uri: str) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Within: a writer that loads its libraries, for the `Tracker` of a run to come; None where nothing is tracked."""
+    try:
+        writer = None if uri == "none" else _writer(subprocess.DEVNULL)
+    except OSError:  # the tracker will try, and say it
+        writer = None
+    try:
+        yield writer
+    finally:
+        if writer is not None and writer.stdin is not None:
+            writer.kill()  # no tracker has taken it, or it is gone already
+            writer.wait()
+            writer.stdin.close()
+
+
+def _writer(log: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        **_QUIET,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its own: 246 s of silence; ours are seen in the status
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_TIMEOUT),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        # -P: a file of the user's named like a library must not shadow it
+        [sys.executable, "-P", "-c", _WRITER, str(Path(__file__).parents[1])],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        process_group=0,  # a Ctrl-C is the driver's to judge
+    )
 
 
 def sync(run_folder: Path, uri: str, timeout: float = 600.0) -> TrackerStatus:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import select
 import signal
 import sys
@@ -20,7 +21,7 @@ from typing import Any, TextIO
 
 from bilevel.history import replay
 from bilevel.record.journal import read
-from bilevel.record.mlflow import Ledger, first_line, locked
+from bilevel.record.mlflow import Ledger, first_line, load, locked
 from bilevel.record.note import note
 from bilevel.record.projection import Page, Projection, text
 from bilevel.record.tracking import STATUS_FILE, redact
@@ -33,12 +34,18 @@ _log = logging.getLogger("bilevel.record.writer")
 
 
 class Control:
-    """What the driver wants: it says "finish", or is gone."""
+    """What the driver wants: it says which run to follow, then "finish", or is gone."""
 
     def __init__(self) -> None:
         self.finishing = threading.Event()
+        self._orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._driver = os.getppid()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def order(self) -> dict[str, str]:
+        """The run's folder, MLflow's URI, and the file for what is to be complained of; waits for it."""
+        order: dict[str, str] = json.loads(self._orders.get())
+        return order
 
     def wait(self, seconds: float) -> None:
         """Let time pass; less of it once the driver waits for us."""
@@ -48,13 +55,19 @@ class Control:
             self.finishing.wait(seconds)
 
     def _watch(self) -> None:
+        heard, ordered = b"", False
         while True:
             ready, _, _ = select.select([0], [], [], 1.0)
-            said = os.read(0, 64) if ready else None
+            said = os.read(0, 4096) if ready else None
             if said == b"" or os.getppid() != self._driver:
                 os._exit(3)  # the driver is dead: whoever resumes or syncs the run goes on from the cursor
-            if said:
-                self.finishing.set()
+            *lines, heard = (heard + (said or b"")).split(b"\n")
+            for line in lines:
+                if ordered:
+                    self.finishing.set()
+                else:
+                    self._orders.put(line)
+                ordered = True
 
 
 class Status:
@@ -141,15 +154,19 @@ def describe(error: Exception, uri: str) -> str:
 
 
 def main() -> int:
-    """Follow one run's journal; the driver gives folder and URI on stdin and keeps it open while it lives."""
+    """Follow one run's journal; the driver says which on stdin and keeps it open while it lives."""
     os.nice(10)  # the workers come first
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to judge
-    with open(0, "rb", buffering=0, closefd=False) as stdin:
-        order = json.loads(stdin.readline())
+    control = Control()
+    load()
+    order = control.order()
     uri, folder = order["uri"], Path(order["run"])
+    with Path(order["log"]).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     sys.stderr = _Redacting(sys.stderr)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    control, status = Control(), Status(folder)
+    status = Status(folder)
     while True:
         try:
             with locked(folder / "mlflow.lock"):

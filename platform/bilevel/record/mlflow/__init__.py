@@ -5,8 +5,8 @@ the journal is written for certain. A database that MLflow keeps in this process
 else through MLflow's client (`requests`); what is read back is the same.
 """
 
-from bilevel.record.mlflow.database import locked
+from bilevel.record.mlflow.database import load, locked
 from bilevel.record.mlflow.ledger import Ledger
 from bilevel.record.mlflow.requests import first_line
 
-__all__ = ["Ledger", "first_line", "locked"]
+__all__ = ["Ledger", "first_line", "load", "locked"]

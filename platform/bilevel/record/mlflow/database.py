@@ -12,6 +12,11 @@ from typing import Any
 from bilevel.record.tracking import artifacts, sqlite_file
 
 
+def load() -> None:
+    """Import what takes seconds, before it is needed."""
+    from mlflow import MlflowClient  # noqa: F401
+
+
 def prepare_database(uri: str, store: Path) -> None:
     """Make an sqlite database with MLflow's tables, in one step: a kill in between leaves none, not half of one."""
     file = sqlite_file(uri)
