@@ -74,11 +74,13 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures (seconds), and every state kept."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No figures (seconds), and every state kept. Tune's thread leaves with each study."""
     monkeypatch.setattr(runs.figures, "draw", lambda *_, **__: {})
     monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
     monkeypatch.setattr(driver, "KEEP_BEST_EVERY", 0.0)
+    yield
+    assert "bilevel-tune" not in [thread.name for thread in threading.enumerate()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +221,6 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
 
     half = searched(study(), tmp_path, Tune(workers=1), watch=Interrupting())
     assert half.status == "interrupted"
-    assert "bilevel-tune" not in [thread.name for thread in threading.enumerate()]
     whole = resume(str(half.folder), study=study(), track="none")
     assert whole.status == "completed"
     assert whole.fingerprint == searched(study(), tmp_path, Inline()).fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import threading
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ray import tune
 
     from bilevel.execute.tune import Tune
+
+log = logging.getLogger(__name__)
 
 LEAVE = 30.0
 """Seconds for Tune to end by itself, before the cluster is closed over its head."""
@@ -102,6 +105,8 @@ class TuneStage:
         for seat in self._desk.close():
             _kill(seat)
         self._thread.join(LEAVE)
+        if self._thread.is_alive():
+            log.warning("Ray Tune has not ended within %g s; what it holds is freed when this process ends", LEAVE)
         self._cluster.close()
 
     def _work(self, trial: type[tune.Trainable], resources: dict[str, float], reuse: bool) -> None:
