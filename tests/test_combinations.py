@@ -34,9 +34,9 @@ from bilevel import (
     Space,
     Study,
     Uniform,
+    figures,
     resume,
     run,
-    runs,
 )
 from bilevel import history as histories
 from bilevel.defined import define_by_run
@@ -48,7 +48,7 @@ from support.tiny import maml
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures, which are tested elsewhere, and no fsync, which takes longer than these trials."""
-    monkeypatch.setattr(runs.figures, "draw", lambda *given: {})
+    monkeypatch.setattr(figures, "draw", lambda *given: {})
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_a_callback_is_told_to_stop_and_never_sees_an_exception(tmp_path: Path) 
     status, _ = drive(folder, study(train), seconds=0.05)
     assert status == "completed"
     assert histories.replay(folder.events()).trials[0].state == "stopped"
-    for thread in driver.threading.enumerate():
+    for thread in threading.enumerate():
         if thread.name == "trial-0":
             thread.join(5.0)
     assert told[-2:] == [True, True]

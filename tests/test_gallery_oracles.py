@@ -31,9 +31,9 @@ from bilevel import (
     Sobol,
     Study,
     Uniform,
+    figures,
     resume,
     run,
-    runs,
     sources,
 )
 from bilevel import history as histories
@@ -48,7 +48,7 @@ GALLERY = Path(__file__).parents[1] / "search_spaces"
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures, which are tested elsewhere, and no fsync, which takes longer than these trials."""
-    monkeypatch.setattr(runs.figures, "draw", lambda *given: {})
+    monkeypatch.setattr(figures, "draw", lambda *given: {})
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 

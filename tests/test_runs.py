@@ -15,7 +15,21 @@ from unittest import mock
 import pytest
 import torch
 
-from bilevel import Inline, Report, Run, Space, Study, driver, progress, results, resume, run, runs
+from bilevel import (
+    Inline,
+    Report,
+    Result,
+    Run,
+    Space,
+    Study,
+    driver,
+    figures,
+    progress,
+    results,
+    resume,
+    run,
+    session,
+)
 from bilevel import history as histories
 from bilevel.errors import BadInput, RunLocked, StudyChanged
 from bilevel.progress import Progress
@@ -39,8 +53,8 @@ class Interrupting(Said):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def resumed(folder: Path, study: Study, **more: Any) -> runs.Result:
-    with mock.patch.object(runs.figures, "draw", return_value={}):
+def resumed(folder: Path, study: Study, **more: Any) -> Result:
+    with mock.patch.object(figures, "draw", return_value={}):
         return resume(str(folder), study=study, on=Inline(), track="none", **more)
 
 
@@ -187,7 +201,7 @@ def test_a_second_driver_is_refused(interrupted: Path) -> None:
 
 
 def test_a_change_of_hardware_is_said(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "hardware", lambda: "abacus")
+    monkeypatch.setattr(session, "hardware", lambda: "abacus")
     watch = Said()
     resumed(interrupted, walking(), watch=watch)
     assert any("going on with abacus" in line for line in watch.lines)

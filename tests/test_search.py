@@ -28,13 +28,16 @@ from bilevel import (
     Space,
     Study,
     Uniform,
+    figures,
+    results,
     resume,
     run,
-    runs,
+    session,
 )
 from bilevel import driver as drivers
 from bilevel.errors import BadInput
 from bilevel.events import Asked, Begun, Ended, Reported
+from bilevel.record.folder import RunFolder
 from support.spying import Spy
 from support.trying import (
     Hill,
@@ -61,7 +64,7 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def plain() -> Iterator[None]:
     """No figures."""
-    with mock.patch.object(runs.figures, "draw", return_value={}):
+    with mock.patch.object(figures, "draw", return_value={}):
         yield
 
 
@@ -205,7 +208,7 @@ def test_a_configuration_that_refuses_its_values_fails_its_trial_alone(where: An
 
     space = Space(Picky, x=Uniform(0.0, 1.0))
     study = Study(name="picky", objective=train, minimize="loss", space=space, search=Random(), trials=12, where=where)
-    with mock.patch.object(runs.figures, "draw", return_value={}):
+    with mock.patch.object(figures, "draw", return_value={}):
         result = run(study, on=Inline(), store=tmp_path, track="none")
     table = result.trials
     failed = table[table["state"] == "failed"]
@@ -331,11 +334,11 @@ def test_an_extended_study_confirms_its_new_leaders_and_they_can_win(tmp_path: P
         return 10.0 - run.trial if run.trial < 20 else config.x  # later is better; confirmations give x
 
     study = hill(train, trials=4, confirm=1)
-    with mock.patch.object(runs.figures, "draw", return_value={}):
+    with mock.patch.object(figures, "draw", return_value={}):
         first = run(study, on=Inline(), store=tmp_path, track="none")
         assert len(first.trials) == 4 + 3
         more = resume(first.run_id, store=tmp_path, study=study, on=Inline(), track="none", more=3)
-    history = replayed(runs.RunFolder(more.folder))
+    history = replayed(RunFolder(more.folder))
     searched_for = [t for t in history.trials.values() if not t.confirms]
     again = [t.of for t in history.trials.values() if t.confirms]
     assert len(searched_for) == 7
@@ -469,7 +472,7 @@ def test_a_time_limit_of_the_study_holds_over_all_its_sessions(tmp_path: Path, m
             step += 1
             yield Report(step, {"loss": 1.0 / step})
 
-    monkeypatch.setattr(runs.results, "times", lambda folder: (9999.9, 1.0))  # what the sessions before took
+    monkeypatch.setattr(results, "times", lambda folder: (9999.9, 1.0))  # what the sessions before took
     result = run(hill(endless, seconds=10_000), on=Inline(), store=tmp_path, track="none")
     assert result.status == "completed"
     assert result.trials["state"].tolist() == ["stopped"]
@@ -557,7 +560,7 @@ def test_an_interrupted_extension_is_gone_on_with(tmp_path: Path) -> None:
     """The number of trials is the run's, not the study's, once it was extended."""
     study = hill()
     first = run(study, on=Inline(), store=tmp_path, track="none")
-    with mock.patch.object(runs._Session, "work", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(session.Session, "work", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         resume(first.run_id, store=tmp_path, study=study, on=Inline(), track="none", more=3)
     # it died before it asked for any: the run is still the finished one, until it is extended again
     again = resume(first.run_id, store=tmp_path, study=study, on=Inline(), track="none", more=1)

@@ -33,7 +33,7 @@ from bilevel.record import tracking
 from bilevel.record.folder import RunFolder
 from bilevel.record.shelf import Shelf
 from bilevel.results import Result
-from bilevel.runs import On
+from bilevel.session import On
 from bilevel.training import MetaTraining
 
 EXIT = {"completed": 0, "stopped": 0, "failed": 1, "interrupted": 130}

@@ -14,7 +14,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bilevel import runs
+from bilevel import (
+    runs,
+    session,
+)
 from bilevel.episodes import Key
 from bilevel.errors import BilevelError
 from bilevel.events import Done, Lost, Tree, Units
@@ -31,7 +34,7 @@ def report(out: Console, store: Path, address: str | None, track: str | None) ->
     checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
         ("Python", lambda: (sys.version_info >= (3, 11), sys.version.split()[0])),
         ("packages", _packages),
-        ("processor", lambda: (True, f"{os.cpu_count()} CPUs, {runs.hardware()}")),
+        ("processor", lambda: (True, f"{os.cpu_count()} CPUs, {session.hardware()}")),
         ("GPUs", _gpus),
         ("Ray", lambda: _ray(address)),
         ("Ray token", _token),

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
-
-import torch
 
 from bilevel import trees
 from bilevel.decisions import Decisions, Finish, Halt
@@ -44,6 +38,7 @@ from bilevel.events import (
 from bilevel.fates import end
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
+from bilevel.process import signals, threads
 from bilevel.progress import Board, Progress, Watch
 from bilevel.record.folder import RunFolder
 from bilevel.record.journal import Journal
@@ -544,35 +539,3 @@ def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:
     return left.keys() == right.keys() and all(
         value == right[name] or (math.isnan(value) and math.isnan(right[name])) for name, value in left.items()
     )
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """The driver computes with as many threads as a unit: the same bits, and none that spins on a worker's core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def signals(interrupt: Callable[[str], None]) -> Iterator[None]:
-    """While inside, the first SIGINT or SIGTERM asks to leave in good order, a second SIGINT at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-        interrupt(signal.Signals(number).name)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -43,7 +43,17 @@ from unittest import mock
 import numpy as np
 from scipy import stats
 
-from bilevel import PBT, TPE, Inline, Log, Result, Study, run, runs, sources
+from bilevel import (
+    PBT,
+    TPE,
+    Inline,
+    Log,
+    Result,
+    Study,
+    figures,
+    run,
+    sources,
+)
 
 GALLERY = Path(__file__).parents[2] / "search_spaces"
 OUTER = Log(1e-4, 1e-1)
@@ -190,7 +200,7 @@ def _finished(study: Study) -> Result:
     """A run in this process; figures, which take seconds, are not drawn."""
     with (
         tempfile.TemporaryDirectory() as store,
-        mock.patch.object(runs.figures, "draw", return_value={}),
+        mock.patch.object(figures, "draw", return_value={}),
     ):
         return run(study, on=Inline(), track="none", store=store)
 

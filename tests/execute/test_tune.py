@@ -33,16 +33,17 @@ from bilevel import (
     Uniform,
     cli,
     driver,
+    figures,
     progress,
     resume,
     run,
-    runs,
     sources,
 )
 from bilevel.errors import BadInput
 from bilevel.events import Asked, Begun, Ended, Fault, Moved, Reported
 from bilevel.progress import Progress
 from bilevel.record.folder import RunFolder
+from bilevel.session import On
 from support.tiny import Said, maml
 
 SLOW = """
@@ -76,7 +77,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No figures (seconds), and every state kept. Tune's thread leaves with each study."""
-    monkeypatch.setattr(runs.figures, "draw", lambda *_, **__: {})
+    monkeypatch.setattr(figures, "draw", lambda *_, **__: {})
     monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
     monkeypatch.setattr(driver, "KEEP_BEST_EVERY", 0.0)
     yield
@@ -110,7 +111,7 @@ def study(objective: Any = fit, **more: Any) -> Study:
     return Study(**values | more)
 
 
-def searched(study: Study, store: Path, on: runs.On, slots: int = 1, **more: Any) -> Result:
+def searched(study: Study, store: Path, on: On, slots: int = 1, **more: Any) -> Result:
     return run(study, on=on, store=store, track="none", slots=slots, **more)
 
 

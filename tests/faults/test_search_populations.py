@@ -20,8 +20,8 @@ from bilevel import (
     OneOf,
     Report,
     Run,
+    figures,
     run,
-    runs,
 )
 from bilevel.events import Moved, Turned
 from bilevel.record import checkpoints
@@ -166,7 +166,7 @@ def test_a_searched_rate_is_the_rate_that_each_trial_learns_with(tmp_path: Path)
     rates = (1e-3, 1e-2, 1e-1)
     study = maml().set("rule.init.by.lr", OneOf(*rates))
     study = dataclasses.replace(study, search=Grid())
-    with mock.patch.object(runs.figures, "draw", return_value={}):
+    with mock.patch.object(figures, "draw", return_value={}):
         result = run(study, on=Inline(), store=tmp_path, track="none")
         one = run(maml().set("rule.init.by.lr", rates[0]), on=Inline(), store=tmp_path, track="none")
     table = result.trials

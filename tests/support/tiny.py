@@ -10,7 +10,20 @@ from unittest import mock
 
 import torch
 
-from bilevel import Adam, Inline, Learned, MetaTraining, Report, Result, Run, Space, Study, meta_train, run, runs
+from bilevel import (
+    Adam,
+    Inline,
+    Learned,
+    MetaTraining,
+    Report,
+    Result,
+    Run,
+    Space,
+    Study,
+    figures,
+    meta_train,
+    run,
+)
 from bilevel.events import Units
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
@@ -41,7 +54,7 @@ def maml(**changes: Any) -> Study:
 
 def finished(store: Path, study: Study | None = None, **more: Any) -> Result:
     """A run of the tiny study from beginning to end, in this process, without MLflow and (dear to draw) figures."""
-    with mock.patch.object(runs.figures, "draw", return_value={}):
+    with mock.patch.object(figures, "draw", return_value={}):
         return run(study or maml(), on=Inline(), store=store, track="none", **more)
 
 
