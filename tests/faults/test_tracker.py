@@ -107,6 +107,29 @@ def test_a_dead_writer_is_said_and_started_again(tmp_path: Path, monkeypatch: py
     assert tracker._process.poll() is not None
 
 
+def test_a_writer_that_was_started_before_its_run_writes_it_and_is_gone_afterwards(tmp_path: Path) -> None:
+    folder, database = journals.folder(tmp_path), tmp_path / "mlflow.db"
+    journals.write(folder, [*journals.beginning(folder.name), *whole(100)])
+    with tracking.prepared(f"sqlite:///{database}") as writer:
+        assert writer is not None
+        tracker = Tracker(folder, f"sqlite:///{database}", writer)
+        assert tracker._process is writer
+        assert tracker.finish(100.0).complete
+    assert_whole_and_single(database, folder, trials=1, steps=100)
+    assert "INFO mlflow" in (folder / tracking.LOG_FILE).read_text()  # what libraries say goes into the run's folder
+    assert writer.poll() is not None
+
+
+def test_a_writer_that_nobody_takes_ends(tmp_path: Path) -> None:
+    with tracking.prepared(f"sqlite:///{tmp_path}/mlflow.db") as writer:
+        assert writer is not None
+        assert writer.poll() is None
+    assert writer.poll() is not None
+    assert list(tmp_path.iterdir()) == []
+    with tracking.prepared("none") as writer:
+        assert writer is None
+
+
 def test_nothing_stays_when_the_driver_is_killed(tmp_path: Path) -> None:
     folder = journals.folder(tmp_path)
     journals.write(folder, journals.beginning(folder.name))

@@ -61,7 +61,7 @@ class Tracker:
         self._folder = run_folder
         self._uri = uri
         self._process = writer
-        self._started = 0.0
+        self._started = time.monotonic()
         self._finished: TrackerStatus | None = None
         self._failure: str | None = None
         if writer is None:
@@ -104,6 +104,7 @@ class Tracker:
         return finished
 
     def _start(self) -> None:
+        self._started = time.monotonic()
         try:
             with (self._folder / LOG_FILE).open("ab") as log:
                 self._process = _writer(log)
@@ -115,8 +116,8 @@ class Tracker:
 
     def _order(self) -> None:
         """Say which run to follow."""
-        self._started = time.monotonic()
-        (self._folder / STATUS_FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._folder / STATUS_FILE).unlink()
         folder = self._folder.resolve()
         order = {"run": str(folder), "uri": self._uri, "log": str(folder / LOG_FILE)}
         self._tell(json.dumps(order).encode() + b"\n")

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bilevel.record.tracking import artifacts, sqlite_file
 
 def load() -> None:
     """Import what takes seconds, before it is needed."""
-    from mlflow import MlflowClient  # noqa: F401
+    import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 def prepare_database(uri: str, store: Path) -> None:
