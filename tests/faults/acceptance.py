@@ -211,7 +211,9 @@ def search_kill(seed: int) -> int:
             undisturbed = place.run("undisturbed", "study", "--workers", 0, "--track", "none", pace=0.0).end()[1]
             words = ("--workers", 2, "--slots", slots)
             chance = random.Random(seed + slots)
-            found = storms.weather(place, "store", "study", words, chance, drivers=20, workers=20, gap=9)
+            found = storms.weather(
+                place, "store", "study", words, chance, drivers=20, workers=20, gap=9 if slots == 1 else 5
+            )
             figures = storms.check(place, "store", 40)
             runs_by_status = storms.statuses(place, "store")
             same = found.document["fingerprint"] == undisturbed["fingerprint"]
