@@ -110,7 +110,8 @@ def test_a_stopped_worker_is_replaced(pool: Pool, monkeypatch: pytest.MonkeyPatc
     for name in ("LEAST", "WARMING"):
         monkeypatch.setattr(limits, name, 4.0)
     settle(pool, 2)
-    descend(pool, 5)
+    descend(pool, 5)  # which notices whom an earlier test has killed
+    settle(pool, 2)
     stopped = list(pool.pids())
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
