@@ -192,8 +192,9 @@ def weather(
     chance.shuffle(blows)
     tracked = () if track is None else ("--track", track)
     program = place.run(store, name, *words, *tracked)
+    fresh = False  # gone on with just now
     for blow in blows:
-        early = blow == "driver" and run_folder(place.path / store) is not None and chance.random() < 0.25
+        early = blow == "driver" and fresh and chance.random() < 0.25
         if early:  # while it starts, or recomputes what came after the last checkpoint
             time.sleep(chance.uniform(0.0, 4.0))
         else:
@@ -207,13 +208,14 @@ def weather(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(programs.workers(program.mark)), signal.SIGKILL)
             found.workers += 1
+            fresh = False
             continue
         program.process.kill()
         program.process.communicate()
         programs.gone(program.mark)
         found.drivers += 1
         again = ("--workers", counts[found.drivers % len(counts)]) if counts else ()
-        program = place.resume(store, *again)
+        program, fresh = place.resume(store, *again), True
     status, found.document, err = program.end()
     assert status == 0, err
     programs.gone(program.mark)
