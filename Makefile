@@ -14,14 +14,23 @@ help: ## say what there is
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@touch $@
 
+.venv/programs: .venv/ready # what tests start: from Debian's packages, where there are these and the right to install them
+	@missing=; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing=postgresql; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	if [ -z "$$missing" ]; then touch $@; \
+	elif [ "$$(id -u)" = 0 ] && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y \
+		--no-install-recommends install $$missing >/dev/null; then touch $@; \
+	else echo "not installed, and their tests are skipped: $$missing" >&2; fi
+
 run: .venv/ready ## the main job: learn on Latin and Greek letters, read Armenian and Georgian ones
 	$(BIN)/bilevel run search_spaces/alphabets_maml.py
 
-test: .venv/ready ## format, lint, types, floors, and the tests (under 15 minutes on 2 cores)
+test: .venv/programs ## format, lint, types, floors, and the tests (under 15 minutes on 2 cores)
 	$(MAKE) check
 	$(BIN)/pytest -m 'not slow'
 
-test-all: .venv/ready ## with the tests that take minutes each
+test-all: .venv/programs ## with the tests that take minutes each
 	$(BIN)/pytest
 
 check: .venv/ready ## format, lint, strict types, import floors

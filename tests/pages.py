@@ -29,7 +29,8 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
   const all = [...document.querySelectorAll("main *")].filter(n => !n.closest("svg, .js-plotly-plot"));
   const cut = all.filter(n => n.getBoundingClientRect().right > innerWidth + 1).map(n => n.tagName + "." + n.className);
   const e = document.documentElement, size = `width ${e.scrollWidth} of ${innerWidth}, height ${e.scrollHeight}`;
-  parent.postMessage(`${size}, cut off: ${cut.join(" ") || "nothing"}`, "*"); }, 1500));</script>"""
+  const charts = [...document.querySelectorAll(".panel")].filter(n => n.querySelector("svg.main-svg")).length;
+  parent.postMessage(`${size}, ${charts} plots, cut off: ${cut.join(" ") || "nothing"}`, "*"); }, 1500));</script>"""
 FRAME = """<!doctype html><style>body, iframe {{margin: 0; border: 0; display: block}}</style>
 <iframe src="{page}" width="{width}" height="{height}"></iframe>
 <script>onmessage = e => {{ const p = document.createElement("pre"); p.id = "probe"; p.textContent = e.data;
@@ -49,7 +50,17 @@ def made() -> dict[str, Search]:
 
 
 def shoot(browser: str, page: Path, picture: Path, width: int) -> str:
-    """A screenshot of the whole page at a width; gives what the page says of its size.
+    """A screenshot of the whole page at a width; gives what `measured` gives."""
+    said, height = measured(browser, page, width)
+    with tempfile.TemporaryDirectory() as folder:
+        frame = Path(folder) / "frame.html"
+        frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width, height=height + 20), encoding="utf-8")
+        run(browser, frame, max(width, 500), height + 20, f"--screenshot={picture.resolve()}")
+    return said
+
+
+def measured(browser: str, page: Path, width: int) -> tuple[str, int]:
+    """What a page says of itself when it is drawn this wide: its size, how many plots, what is cut off; its height.
 
     The page is in a frame, for no window of Chromium is narrower than 500 pixels.
     """
@@ -58,13 +69,10 @@ def shoot(browser: str, page: Path, picture: Path, width: int) -> str:
         probe.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
         frame.write_text(FRAME.format(page=probe.as_uri(), width=width, height=2000), encoding="utf-8")
         said = run(browser, frame, width, 2000, "--dump-dom")
-        found = re.search(r'<pre id="probe">(.*?height (\d+).*?)</pre>', said)
-        if found is None:
-            raise SystemExit(f"{page}: the browser drew nothing")
-        height = int(found[2]) + 20
-        frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width, height=height), encoding="utf-8")
-        run(browser, frame, max(width, 500), height, f"--screenshot={picture.resolve()}")
-    return found[1]
+    found = re.search(r'<pre id="probe">(.*?height (\d+).*?)</pre>', said)
+    if found is None:
+        raise SystemExit(f"{page}: the browser drew nothing")
+    return found[1], int(found[2])
 
 
 def run(browser: str, page: Path, width: int, height: int, *wanted: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+import pages
 from bilevel import report
 from bilevel.errors import StoreFailed
 from bilevel.figures import Search
@@ -127,3 +129,15 @@ def test_ten_thousand_trials_fit_into_six_megabytes(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="report cannot be written"):
         report.write(searches.odd()["two"], tmp_path / "missing" / "report.html")
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
+@pytest.mark.parametrize("width", pages.WIDTHS)
+def test_in_a_browser_nothing_is_cut_off_and_each_chart_is_drawn(width: int, tmp_path: Path) -> None:
+    found = searches.search(searches.study(40, lost=(5,), broken_at=20))
+    page = report.write(found, tmp_path / "report.html")
+    said, _ = pages.measured("chromium", page, width)
+    size = re.fullmatch(r"width (\d+) of (\d+), height \d+, (\d+) plots, cut off: nothing", said)
+    assert size is not None, said
+    assert size[1] == size[2] == str(width)
+    assert int(size[3]) == page.read_text(encoding="utf-8").count('class="panel"') > 5

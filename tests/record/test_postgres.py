@@ -1,6 +1,6 @@
 """Is a record in PostgreSQL, written in bulk, what MLflow's client would have written there?
 
-Skipped where the server's programs or psycopg are not installed.
+Skipped where the server's programs are not installed; `make test` installs Debian's where it may.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from bilevel.record.mlflow import ledger
 from records import JOURNALS, QUERIES, found_by, read_back, record
 
 psycopg = pytest.importorskip("psycopg")
+DEBIANS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+INITDB, POSTGRES = (
+    next((str(place / name) for place in DEBIANS if (place / name).exists()), shutil.which(name))
+    for name in ("initdb", "postgres")
+)
 pytestmark = [
-    pytest.mark.skipif(shutil.which("initdb") is None, reason="no PostgreSQL"),
+    pytest.mark.skipif(INITDB is None or POSTGRES is None, reason="no PostgreSQL"),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # MLflow's own
 ]
 
@@ -40,9 +45,9 @@ def server() -> Iterator[str]:
         if user is not None:
             shutil.chown(home, user)
         data = ["-D", f"{home}/data"]
-        initdb = ["initdb", *data, "-U", "me", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        initdb = [INITDB, *data, "-U", "me", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(initdb, user=user, cwd=home, check=True, capture_output=True)
-        command = ["postgres", *data, "-p", str(port), "-k", home, "-c", "fsync=off", "-h", "127.0.0.1"]
+        command = [POSTGRES, *data, "-p", str(port), "-k", home, "-c", "fsync=off", "-h", "127.0.0.1"]
         process = subprocess.Popen(command, user=user, cwd=home, stderr=subprocess.DEVNULL)
         uri = f"postgresql://me@127.0.0.1:{port}/postgres"
         try:
