@@ -42,6 +42,8 @@ def train(cfg: Mlp, run: Run) -> Iterator[Report]:
         first = run.state["epoch"] + 1
         model.load_state_dict(run.state["model"])
         adam.load_state_dict(run.state["adam"])
+        for group in adam.param_groups:
+            group["lr"] = cfg.lr  # under PBT the state is another member's, and the rate is this one's
     for epoch in range(first, cfg.epochs + 1):
         order = torch.randperm(1200, generator=torch.Generator().manual_seed(epoch))
         for batch in order.split(64):

@@ -7,11 +7,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bilevel import cli, figures
+from bilevel import Inline, Ray, Tune, cli, figures, runs
+from bilevel.errors import BadInput
+from bilevel.record import folder as folders
+from bilevel.session import On
 from programs import TINY
 
 COMMANDS = ["run", "resume", "list", "show", "adapt", "replay", "audit", "sync", "clean", "ui", "doctor"]
@@ -224,6 +228,43 @@ def test_replay_and_audit(store: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_resumed_finished_run_gives_its_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = json.loads(printed(capsys, "show", "last", "--store", store, "--json"))
     assert json.loads(printed(capsys, "resume", "last", "--store", store, "--json")) == shown
+
+
+def test_a_run_goes_on_elsewhere_with_what_else_it_began_with(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: On = Ray(workers=2, gpus_per_worker=0.5, address="auto", device="cpu")
+    found: list[On | None] = []
+    folder = SimpleNamespace(document=lambda: {"execution": None})
+    monkeypatch.setattr(folders, "find", lambda *_: folder)
+    monkeypatch.setattr(runs, "declared", lambda _: began)
+
+    def resumed(*_: object, on: On | None, **__: object) -> None:
+        found.append(on)
+        raise BadInput("enough")
+
+    monkeypatch.setattr(runs, "resume", resumed)
+    for words in ([], ["--workers", "8"], ["--address", "host:1"], ["--workers", "0"]):
+        assert cli.main(["resume", "last", *words]) == 2
+    assert found == [
+        None,
+        Ray(workers=8, gpus_per_worker=0.5, address="auto", device="cpu"),
+        Ray(workers=2, gpus_per_worker=0.5, address="host:1", device="cpu"),
+        Inline(device="cpu"),
+    ]
+    began = Inline(device="cpu")
+    assert cli.main(["extend", "last", "--trials", "1", "--workers", "3"]) == 2
+    assert found[-1] == Ray(workers=3, device="cpu")
+    began = Tune(workers=1, gpus_per_worker=1.0)
+    assert cli.main(["resume", "last", "--workers", "3"]) == 2
+    assert found[-1] == Tune(workers=3, gpus_per_worker=1.0)
+
+
+def test_json_has_no_infinity(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = OWN.replace("rate: float", "rate: float\n    clip: float").replace("rate=0.5", "rate=0.5, clip=float('inf')")
+    (home / "clipped.py").write_text(text)
+    words = ["clipped.py", "--workers", "0", "--track", "none", "--store", home / "runs", "--json"]
+    found = json.loads(printed(capsys, "run", *words))
+    assert found["best"]["config"] == {"rate": 0.5, "clip": None}
+    assert json.loads(printed(capsys, "show", "last", "--store", home / "runs", "--json")) == found
 
 
 @pytest.mark.parametrize("suffix", ["npz", "csv"])

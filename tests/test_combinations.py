@@ -340,5 +340,7 @@ def test_an_earlier_run_that_does_not_say_what_is_limited_is_refused(tmp_path: P
     first = dataclasses.replace(study(Random(), {"objective": silent}), name="earlier")
     run(first, on=Inline(), store=tmp_path, track="none")
     again = study(TPE(), {"warm_start": ("earlier",), "limits": {"cost": 0.5}})
-    with pytest.raises(BadInput, match="of its 5 trials none fits this space; its values are x; limits need cost"):
+    with pytest.raises(
+        BadInput, match="of its 5 ended trials none fits this space; its values are x; limits need cost"
+    ):
         run(again, on=Inline(), store=tmp_path, track="none")

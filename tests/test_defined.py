@@ -149,7 +149,8 @@ def test_reports_are_steps_and_the_result_is_the_last() -> None:
 
 def test_a_stopped_trial_is_pruned_in_optunas_way_and_ends_without_a_result() -> None:
     ours, said = attempt(answers=(False, True))
-    assert define_by_run(sphere)({}, ours) is None
+    with pytest.raises(optuna.TrialPruned):  # where a study runs it, the trial is stopped
+        define_by_run(sphere)({}, ours)
     assert [report.step for report in said] == [0, 1]
 
 
@@ -231,7 +232,7 @@ def study(**options: Any) -> Study:
         "trials": 40,
         "search": TPE(),
     }
-    return Study(objective=define_by_run(sphere), **{**values, **options})
+    return Study(**{"objective": define_by_run(sphere), **values, **options})
 
 
 def test_a_study_searches_what_the_function_suggests(tmp_path: Path) -> None:
@@ -258,6 +259,43 @@ def test_pruned_trials_are_stopped(tmp_path: Path) -> None:
     states = list(result.trials["state"])
     assert set(states) == {"completed", "stopped"}
     assert states.count("stopped") > 10
+
+
+def test_a_function_that_prunes_itself_is_stopped_and_does_not_win(tmp_path: Path) -> None:
+    def gives_up(trial: Any) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.report(-1.0 if trial.number else x, 1)
+        if trial.number:
+            raise optuna.TrialPruned
+        return x
+
+    chosen = study(objective=define_by_run(gives_up), trials=4)
+    for on in (Inline(), Ray(workers=1)):
+        result = run(chosen, on=on, slots=1, store=tmp_path, track="none")
+        assert list(result.trials["state"]) == ["completed", "stopped", "stopped", "stopped"]
+        assert result.best["trial"] == 0
+
+
+def test_what_is_declared_stays_though_not_every_branch_suggests_it(tmp_path: Path) -> None:
+    def branches(trial: Any) -> float:
+        if trial.suggest_categorical("kind", ["a", "b"]) == "a":
+            return float(trial.suggest_int("depth", 1, 9))
+        return 0.0
+
+    space = Space(dict, kind=OneOf("a", "b"), depth=Int(1, 9))
+    result = run(study(objective=define_by_run(branches), space=space), on=Inline(), store=tmp_path, track="none")
+    assert (result.status, result.best["config"]["kind"]) == ("completed", "b")
+
+
+def test_a_range_may_shrink_while_trials_are_out(tmp_path: Path) -> None:
+    def shrinking(trial: Any) -> float:
+        value = trial.suggest_int("n", 1, 8 if trial.number % 2 else 4, log=True)
+        trial.report(float(value), 0)
+        return float(value)
+
+    chosen = study(objective=define_by_run(shrinking), search=TPE(startup=3), seed=1)
+    result = run(chosen, on=Inline(), slots=3, store=tmp_path, track="none")
+    assert (result.status, len(result.trials)) == ("completed", 40)
 
 
 def test_several_values_have_a_name_each(tmp_path: Path) -> None:

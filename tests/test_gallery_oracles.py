@@ -18,6 +18,7 @@ from bilevel import (
     CMAES,
     GP,
     NSGA2,
+    PBT,
     TPE,
     Grid,
     Inline,
@@ -29,14 +30,17 @@ from bilevel import (
     Result,
     Run,
     Sobol,
+    Space,
     Study,
     Uniform,
     figures,
+    results,
     resume,
     run,
     sources,
 )
 from bilevel import history as histories
+from bilevel.events import Moved
 from bilevel.history import History, Trial
 from bilevel.outer.samplers import Modelled
 from bilevel.outer.search import Told
@@ -69,6 +73,25 @@ def told(result: Result) -> History:
 
 def trials(result: Result) -> list[Trial]:
     return list(told(result).trials.values())
+
+
+# -- an optimiser in the state: `mlp_asha` under a population ----------------------------------------------------------
+
+
+def test_a_member_that_moved_trains_with_its_own_rate_though_the_optimiser_is_the_donors(tmp_path: Path) -> None:
+    study, _ = sources.load(str(GALLERY / "mlp_asha.py"))
+    search = PBT(members=4, every=2, resample=0.0)
+    for epochs in (5, 4):  # of 4 epochs the last turn comes when nothing is left to be trained
+        space = Space(study.space.target, lr=Log(1e-5, 1e-1), width=16, act="relu", epochs=epochs)
+        result = done(dataclasses.replace(study, space=space, search=search, stop=None, trials=None), tmp_path)
+        moved = {e.trial: e.step for e in RunFolder(result.folder).events() if isinstance(e, Moved)}
+        assert moved
+        for trial in trials(result):
+            idle = moved.get(trial.number) == epochs
+            assert (trial.state == "stopped") == idle
+            state = results.final_state(RunFolder(result.folder), trial)
+            assert state is not None
+            assert ([group["lr"] for group in state["adam"]["param_groups"]] == [trial.config["lr"]]) != idle
 
 
 # -- a choice of spaces: `optimizer_choice` ----------------------------------------------------------------------------

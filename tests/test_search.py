@@ -15,6 +15,8 @@ import pytest
 
 from bilevel import (
     ASHA,
+    GP,
+    NSGA2,
     TPE,
     Adam,
     Grid,
@@ -28,6 +30,7 @@ from bilevel import (
     Space,
     Study,
     Uniform,
+    dialogue,
     figures,
     results,
     resume,
@@ -37,8 +40,10 @@ from bilevel import (
 from bilevel import driver as drivers
 from bilevel.errors import BadInput
 from bilevel.events import Asked, Begun, Ended, Reported
+from bilevel.record import shelf
 from bilevel.record.folder import RunFolder
 from support.spying import Spy
+from support.tiny import Said
 from support.trying import (
     Hill,
     check_once,
@@ -184,6 +189,29 @@ def test_a_condition_that_refuses_everything_is_bad_input(tmp_path: Path) -> Non
         searched(tmp_path, hill(where=lambda config: False))
 
 
+def test_a_grid_is_tried_whole_however_much_of_it_the_condition_refuses(tmp_path: Path) -> None:
+    values = {"x": OneOf(*range(60)), "y": OneOf(*range(60))}
+    study = hill(search=Grid(), trials=None, values=values, where=lambda config: config.x >= 59 and config.y < 3)
+    _, history = searched(tmp_path, study)
+    assert [(t.config["x"], t.config["y"]) for t in history.trials.values()] == [(59, 0), (59, 1), (59, 2)]
+    with pytest.raises(BadInput, match=r"where refused 3600 configurations in a row"):
+        searched(tmp_path, dataclasses.replace(study, where=lambda config: False))
+
+
+def test_where_the_condition_refuses_all_that_is_left_the_search_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialogue, "REFUSALS", 50)
+    study = hill(points=[{"x": 0.5}], where=lambda config: config.x == 0.5)
+    with mock.patch.object(figures, "draw", return_value={}):
+        said = Said()
+        result = run(study, on=Inline(), store=tmp_path, track="none", watch=said)
+        assert (result.status, len(result.trials)) == ("completed", 1)
+        assert any("where refused the last 50 configurations" in text for text in said.lines)
+        again = resume(result.run_id, store=tmp_path, study=study, on=Inline(), track="none", more=3)
+        assert (again.status, len(again.trials)) == ("completed", 1)
+
+
 def test_a_condition_that_raises_is_bad_input_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"where .*ZeroDivisionError"):
         searched(tmp_path, hill(where=lambda config: 1 / 0))
@@ -311,6 +339,35 @@ def test_of_repeats_that_fail_the_others_count(tmp_path: Path) -> None:
     assert [told.values for told in spy.told.values()] == [(history.trials[n].config["x"],) for n in (0, 2, 4)]
 
 
+def test_the_best_of_repeats_keeps_its_state_though_others_were_luckier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trial of the best configuration is the worst of all."""
+
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        first = run.trial % 3 == 0
+        yield Report(1, {"loss": (2.0 if first else -2.0) if config.x == 0.5 else config.x}, {"x": config.x})
+
+    monkeypatch.setattr(shelf, "BEST", 2)
+    values = {"x": OneOf(0.1, 0.2, 0.5, 0.3, 0.4, 0.6)}
+    study = hill(train, values=values, search=Grid(), trials=None, repeats=3, confirm=2)
+    for slots, kills in ((1, ()), (4, ()), (1, (40, 60))):
+        folder = fresh(tmp_path, study)
+        for kill in kills:
+            live(folder, study, kill_after=kill, slots=slots)
+        live(folder, study, slots=slots)
+        history = replayed(folder)
+        best = history.best()
+        assert best is not None
+        assert (best.config["x"], best.objective) == (0.5, 2.0)
+        kept = {int(path.parent.name[6:]) for path in (folder.path / "checkpoints").glob("trial-*/step-*")}
+        best_two = {*range(6, 9), *range(0, 3)}  # by their means; a confirmation keeps nothing
+        assert kept == best_two or (kills and kept > best_two)  # who was killed in between did not tidy up
+        state = results.final_state(folder, best)
+        assert state is not None
+        assert state["x"] == 0.5
+
+
 def test_leaders_are_tried_again_and_the_best_is_judged_by_that_alone(tmp_path: Path) -> None:
     def train(config: Hill, run: Run) -> float:
         lucky = run.trial == 2  # at the first attempt the worst of all
@@ -436,6 +493,28 @@ def test_no_more_is_asked_after_a_plateau(tmp_path: Path) -> None:
     assert [t.config["x"] for t in history.trials.values()] == [0.9, 0.3, 0.5, 0.6, 0.7]
 
 
+def test_a_target_that_is_reached_is_confirmed_and_the_study_is_not_extended(tmp_path: Path) -> None:
+    def train(config: Hill, run: Run) -> float:
+        return config.x
+
+    study = hill(train, values={"x": OneOf(0.9, 0.3, 0.8)}, search=Grid(), trials=2, target=0.5, confirm=2)
+    with mock.patch.object(figures, "draw", return_value={}):
+        first = run(study, on=Inline(), store=tmp_path, track="none")
+        history = replayed(RunFolder(first.folder))
+        assert [(t.of, t.config["x"]) for t in history.trials.values() if t.confirms] == 2 * [(1, 0.3)] + 2 * [(0, 0.9)]
+        with pytest.raises(BadInput, match=r"its target, 0.5, is reached, so more trials would change nothing"):
+            resume(first.run_id, store=tmp_path, study=study, on=Inline(), track="none", more=3)
+        other = dataclasses.replace(study, target=None, confirm=0, plateau=1, name="other", trials=3)
+        second = run(other, on=Inline(), store=tmp_path, track="none")
+        with pytest.raises(BadInput, match=r"its last 1 configurations brought nothing better \(plateau\)"):
+            resume(second.run_id, store=tmp_path, study=other, on=Inline(), track="none", more=3)
+        late = dataclasses.replace(other, plateau=None, seconds=1e-3)
+        third = run(late, on=Inline(), store=tmp_path, track="none")
+        with pytest.raises(BadInput, match=r"its time, 0.001 s, is over"):
+            resume(third.run_id, store=tmp_path, study=late, on=Inline(), track="none", more=3)
+    assert RunFolder(first.folder).document()["settings"]["trials"] == 2
+
+
 def test_a_time_limit_ends_the_search(tmp_path: Path) -> None:
     def slow(config: Hill, run: Run) -> Iterator[Report]:
         for step in range(1, 1000):
@@ -465,6 +544,31 @@ def test_of_several_objectives_the_front_is_what_nobody_beats(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("search", [TPE(startup=2), GP(startup=2), NSGA2(population=4)], ids=lambda s: type(s).__name__)
+def test_several_objectives_at_a_time_limit_are_extended_as_any(search: Any, tmp_path: Path) -> None:
+    """What the limit stopped may have reported one objective, or both: no front has it, and the search goes on."""
+
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        yield Report(1, {"loss": config.x})
+        if run.trial % 3 != 1:
+            yield Report(2, {"cost": 1 - config.x})
+        while run.trial % 3:
+            time.sleep(0.002)
+            yield Report(run.trial + 3 + int(1e6 * time.monotonic()), {"loss": config.x})
+
+    study = hill(train, minimize=("loss", "cost"), search=search, trials=30)
+    folder = fresh(tmp_path, study)
+    assert live(folder, study, slots=6, seconds=0.3).status == "completed"
+    before = replayed(folder)
+    assert {len(t.values) for t in before.trials.values() if t.state == "stopped"} == {0, 2}
+    longer = dataclasses.replace(study, trials=len(before.trials) + 6)
+    live(folder, longer, slots=6, seconds=0.3)
+    history = replayed(folder)
+    assert len(history.trials) == len(before.trials) + 6
+    assert all(t.state == "completed" for t in history.pareto() if t.number % 3 == 0)
+    check_once(folder)
+
+
 def test_a_time_limit_of_the_study_holds_over_all_its_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def endless(config: Hill, run: Run) -> Iterator[Report]:
         step = 0
@@ -589,7 +693,7 @@ def test_an_earlier_run_that_cannot_be_compared_is_refused(tmp_path: Path) -> No
     first = run(hill(trials=2), on=Inline(), store=tmp_path, track="none")
     with pytest.raises(BadInput, match=r"looks for minimize loss, this study for maximize loss"):
         run(hill(maximize="loss", warm_start=[first.run_id]), on=Inline(), store=tmp_path, track="none")
-    with pytest.raises(BadInput, match=r"of its 2 trials none fits this space"):
+    with pytest.raises(BadInput, match=r"of its 2 ended trials none fits this space"):
         run(
             hill(values={"y": Uniform(2.0, 3.0)}, warm_start=[first.run_id]),
             on=Inline(),

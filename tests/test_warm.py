@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from bilevel import Inline, Log, Random, Report, Result, Run, Space, Study, Uniform, run, warm
 from bilevel.errors import BadInput
+from bilevel.record import folder as folders
 from support.tiny import Said
 
 
@@ -81,6 +83,30 @@ def test_an_experiment_of_mlflow_tells_the_same(tmp_path: Path) -> None:
     ]
 
 
+def test_what_was_interrupted_tells_nothing(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    earlier(tmp_path, track=uri)
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name("first").experiment_id
+    for status in ("KILLED", "FINISHED"):
+        run_id = client.create_run(experiment).info.run_id
+        client.log_param(run_id, "lr", 0.02)
+        client.log_metric(run_id, "loss", -7.0 if status == "KILLED" else -8.0)
+        client.set_terminated(run_id, status)
+    values = [said["values"] for said in warm.collect(study(warm_start=("mlflow:first",)), tmp_path, uri)]
+    assert [-8.0] in values
+    assert [-7.0] not in values
+
+
+def test_runs_of_a_study_in_which_nothing_has_ended_are_passed_over(tmp_path: Path) -> None:
+    folders.create(tmp_path, "first", {"name": "first"})
+    with pytest.raises(BadInput, match="warm_start='first': none of its trials has ended"):
+        warm.collect(study(warm_start=("first",)), tmp_path, "none")
+    earlier(tmp_path)
+    folders.create(tmp_path, "first", {"name": "first"})
+    assert len(warm.collect(study(warm_start=("first",)), tmp_path, "none")) == 12
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -91,7 +117,7 @@ def test_an_experiment_of_mlflow_tells_the_same(tmp_path: Path) -> None:
         ),
         (
             {"warm_start": ("first",), "space": Space(Config, lr=Log(1e-3, 1.0), momentum=Uniform(0.9, 1.0))},
-            "of its 12 trials none fits this space; its values are lr",
+            "of its 12 ended trials none fits this space; its values are lr",
         ),
         ({"warm_start": ("mlflow:first",)}, "needs a tracking server"),
     ],

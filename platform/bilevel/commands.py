@@ -88,15 +88,11 @@ def extend(arguments: argparse.Namespace) -> int:
 
 
 def _go_on(arguments: argparse.Namespace, more: int) -> int:
-    given = arguments.workers is not None or arguments.address is not None
-    if given and arguments.workers != 0:
-        began = folders.find(arguments.store, arguments.run).document()["execution"]["on"]
-        arguments.on = "tune" if began == "tune" else "ray"
     with terminal.Screen() as screen:
         result = runs.resume(
             arguments.run,
             store=arguments.store,
-            on=_on(arguments) if given else None,
+            on=_elsewhere(arguments),
             track=arguments.track,
             slots=arguments.slots,
             watch=screen,
@@ -104,6 +100,18 @@ def _go_on(arguments: argparse.Namespace, more: int) -> int:
             more=more,
         )
     return _done(result, arguments)
+
+
+def _elsewhere(arguments: argparse.Namespace) -> On | None:
+    """Where a run goes on, if not as it began: what is not given stays."""
+    given = {name: getattr(arguments, name) for name in ("workers", "address") if getattr(arguments, name) is not None}
+    if not given:
+        return None
+    began = runs.declared(folders.find(arguments.store, arguments.run).document()["execution"])
+    if isinstance(began, Inline) or arguments.workers == 0:
+        arguments.device = began.device
+        return _on(arguments)
+    return dataclasses.replace(began, **given)
 
 
 def _on(arguments: argparse.Namespace) -> On:
@@ -130,7 +138,7 @@ def _done(result: Result, arguments: argparse.Namespace) -> int:
     console.print(f"run: {result.folder}", style="dim")
     _pages(console, result.folder)
     if arguments.json:
-        sys.stdout.write(json.dumps(result.document, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(_finite(result.document), allow_nan=False) + "\n")
     return EXIT[result.status]
 
 
@@ -173,7 +181,7 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.trial is not None:
         return _show_trial(folder, history, arguments)
     if arguments.json:
-        sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(_finite(document), allow_nan=False) + "\n")
         return 0
     out = _out()
     out.print(f"[bold]{folder.run_id}[/bold]  {folder.path}")

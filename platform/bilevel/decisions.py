@@ -170,12 +170,11 @@ class Decisions:
 
     def next(self, slots: int) -> list[Command]:
         """The trials to begin now, given `slots` places for running ones; moves in a population; or the end."""
-        study, running = self.study, self.history.running
-        if study.target is not None and self.dialogue.best <= study.sign * study.target:
-            if self.window and running:  # how far each has come is a matter of timing, so they come to their ends
-                return []
-            halts: list[Command] = [Halt(number, "the target is reached") for number in running]
-            return halts or [Finish("completed")]
+        running = self.history.running
+        if self._at_target and not self.window:  # with one it would be a matter of timing how far each has come
+            searched = [number for number in running if not self.history.trials[number].confirms]
+            if searched:
+                return [Halt(number, "the target is reached") for number in searched]
         if self._population is not None and self._searched >= self._population.members and running and self._all_wait():
             return self._turn_over(self._population)
         room = slots - len(running) + len(self._held | self._diverged)
@@ -221,15 +220,15 @@ class Decisions:
         seed = study.key.child("trial", number).integer()
         if self.window and min(self.history.running, default=number) <= number - self.window:
             return None
+        if self._at_target:
+            return None
         if searched % study.repeats:
             first = number - searched % study.repeats
             if first not in self.history.trials:  # it is among the commands just given
                 return None
             trial = self.history.trials[first]
             return Asked(number, trial.config, seed, trial.point, of=first)
-        if self._spent(ahead):
-            return None
-        if study.plateau is not None and self.dialogue.fruitless >= study.plateau:
+        if self._spent(ahead) or self.over:
             return None
         if self.dialogue.silent:
             return Asked(number, study.config({}), seed)
@@ -238,6 +237,20 @@ class Decisions:
             return None
         point, refused = proposed
         return Asked(number, study.config(point), seed, point, refused=refused)
+
+    @property
+    def over(self) -> str:
+        """Why nothing more is asked for, however many trials there may be; empty: something is."""
+        study = self.study
+        if self._at_target:
+            return f"its target, {study.target:g}, is reached"
+        if study.plateau is not None and self.dialogue.fruitless >= study.plateau:
+            return f"its last {study.plateau} configurations brought nothing better (plateau)"
+        return self.dialogue.exhausted
+
+    @property
+    def _at_target(self) -> bool:
+        return self.study.target is not None and self.dialogue.best <= self.study.sign * self.study.target
 
     def _spent(self, ahead: int = 0) -> bool:
         """Whether all configurations that there may be are asked for, with `ahead` trials more."""

@@ -33,7 +33,7 @@ class DefinedByRun:
 
     A suggested value is the configuration's, if it has one of that name that the range contains; otherwise it is drawn,
     evenly, by a key of the trial and the name. What was suggested goes with every report (`Report.found`), and what the
-    function returns is the last one. `optuna.TrialPruned` ends the trial where it stands.
+    function returns is the last one. `optuna.TrialPruned` stops the trial where it stands.
     """
 
     function: Callable[[Any], Any]
@@ -45,13 +45,7 @@ class DefinedByRun:
         if not isinstance(config, Mapping):
             raise BadInput(f"define_by_run: the configuration is a {type(config).__name__}; use Space(dict)")
         trial = Trial(config, run, self.metrics[0])
-        try:
-            returned = self.function(trial)
-        except Exception as error:
-            if _is_pruned(error):
-                return
-            raise
-        trial.finish(self._values(returned))
+        trial.finish(self._values(self.function(trial)))
 
     def _values(self, returned: Any) -> dict[str, float]:
         values = returned if isinstance(returned, Sequence) else (returned,)
@@ -172,8 +166,3 @@ class Trial:
             raise RuntimeError("define_by_run works only while a study runs this objective")
         self._step = step
         self._stop = self._run.sink(Report(step, {**self._extra, **metrics}, found=dict(self._found)))
-
-
-def _is_pruned(error: Exception) -> bool:
-    """Whether it is `optuna.TrialPruned`; Optuna is not imported for that."""
-    return any(kind.__name__ == "TrialPruned" for kind in type(error).__mro__)

@@ -15,6 +15,7 @@ from bilevel.events import Asked, Reported
 from bilevel.history import History, Trial
 from bilevel.outer.ahead import Ahead, Pending
 from bilevel.outer.choose import choose
+from bilevel.outer.plain import Grid
 from bilevel.outer.search import Point, Population, Search, Searcher, Told
 from bilevel.study import Study
 
@@ -49,6 +50,8 @@ class Dialogue:
         """The best complete and feasible value that the search was told (minimized)."""
         self.fruitless = 0
         """Configurations since then."""
+        self.exhausted = ""
+        """Why the search has nothing more to propose, if that is so."""
         self._searcher = self._open()
         self.population: Population | None = self._searcher if hasattr(self._searcher, "turn") else None  # type: ignore[assignment]
         self._ahead: Ahead | None = None
@@ -168,6 +171,8 @@ class Dialogue:
         study = self.study
         ways = [1 if minimize else -1 for minimize in study.objectives.values()]
         good = [trial for trial in trials if trial.state != "failed" and trial.objective is not None]
+        if len(ways) > 1:  # one that was stopped may not have reported all of them
+            good = [trial for trial in good if len(trial.values) == len(ways)]
         curve = [point for trial in trials for point in self._curves.pop(trial.number, [])]
         told = Told(None, step=max(trial.step for trial in trials))
         if any(trial.state == "stopped" for trial in good):  # those that were not saw another fidelity
@@ -201,16 +206,25 @@ class Dialogue:
             return None
         if self._candidates < len(self._starts):
             return self._starts[self._candidates], tuple(self._refused)
-        while len(self._refused) < REFUSALS:
+        grid = isinstance(self.search, Grid)  # it ends by itself
+        while grid or len(self._refused) < REFUSALS:
             point = self._question(searcher)
             if point is None:
+                if grid and not self._candidates:
+                    raise self._all_refused()
                 return None
             if self.allowed(point):
                 return dict(point), tuple(self._refused)
             self._refuse(dict(point))
-        raise BadInput(
-            f"Study {self.study.name}: where refused {REFUSALS} configurations in a row, the last {self._refused[-1]};"
-            " make it less strict, or the space smaller"
+        if not self._candidates:
+            raise self._all_refused()
+        self.exhausted = f"the search ends here: where refused the last {REFUSALS} configurations that it proposed"
+        return None
+
+    def _all_refused(self) -> BadInput:
+        return BadInput(
+            f"Study {self.study.name}: where refused {len(self._refused)} configurations in a row, the last"
+            f" {self._refused[-1]}; make it less strict, or the space smaller"
         )
 
     def _question(self, searcher: Searcher) -> Point | None:

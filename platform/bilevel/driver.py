@@ -121,7 +121,7 @@ class Driver:
         self._ticket = 0
         self._faults = 0
         self._reopened = 0
-        self._shelf = Shelf(folder)
+        self._shelf = Shelf(folder, study.repeats)
         self._board = Board(study, self.decisions.words, seconds)
         self._began = time.monotonic()
         self._until = self._began + seconds if seconds is not None else math.inf
@@ -292,6 +292,7 @@ class Driver:
         match said:
             case Placed():
                 self.record(Begun(said.trial, said.attempt, said.worker, live.state_step, live.why, live.detail))
+                live.why = live.detail = ""  # it may be placed again: no other attempt
             case Gone():
                 self._lost(live, said)
             case Said():
@@ -311,7 +312,13 @@ class Driver:
             self._submit(live, said.units)
         elif isinstance(said.end, Completed):
             self._keep(live, said)
-            self._end(live, "completed")
+            trial = self.history.trials[live.number]
+            if said.end.pruned:
+                self._end(live, "stopped", "it pruned itself")
+            elif 0 < trial.since == trial.step:  # its values were never trained with
+                self._end(live, "stopped", "it moved at its end, and trained no further")
+            else:
+                self._end(live, "completed")
         elif isinstance(said.end, Raised):
             self._failed(live, said.end)
         elif said.reports and self.decisions.verdict(live.number, said.reports[-1].step) == "hold":

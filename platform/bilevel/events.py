@@ -130,7 +130,9 @@ class Said:
 
 @dataclass(frozen=True)
 class Completed:
-    """The objective has returned."""
+    """The objective has returned; `pruned`: it ended itself before its time, by raising `optuna.TrialPruned`."""
+
+    pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,11 @@ class Stage(Protocol):
     @property
     def alive(self) -> int:
         """Workers ready now (0: trials run in this process)."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Trials that it is meant to have at work at a time, once all workers that were asked for are there."""
         ...
 
     def begin(self, order: Order) -> None:

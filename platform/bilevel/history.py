@@ -147,7 +147,7 @@ class History:
         changes["deaths"] = 0
         if event.found:
             chosen = {name: said["value"] for name, said in event.found.items()}
-            changes |= {"config": {**trial.config, **chosen}, "point": chosen}
+            changes |= {"config": {**trial.config, **chosen}, "point": {**trial.point, **chosen}}
         return dataclasses.replace(trial, **changes)
 
     # -- who is best ---------------------------------------------------------------------------------------------------

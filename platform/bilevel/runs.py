@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from bilevel import history as histories
-from bilevel import sources, warm
+from bilevel import results, sources, warm
 from bilevel import space as spaces
 from bilevel.decisions import Decisions
 from bilevel.errors import BadInput, StudyChanged
-from bilevel.events import Run
+from bilevel.events import Run, Stage
 from bilevel.execute import Inline, Ray, Tune
 from bilevel.history import History
 from bilevel.progress import Progress, Watch
@@ -76,9 +76,9 @@ def run(
     tracking.check_uri(uri)
     on = on or Ray(workers=os.cpu_count())
     kept = _check(study, on)
-    slots = _slots(study, on, slots)
+    _check_slots(slots)
     source = source or Source(None, "", {})
-    document = {
+    document: dict[str, Any] = {
         "format": 1,
         "name": study.name,
         "file": None if source.file is None else str(source.file),
@@ -87,13 +87,15 @@ def run(
         "settings": {"seed": study.seed, "trials": study.budget, "config": study.config()},
         "sha256": source.sha256,
         "source": dict(source.texts),
-        "execution": {**_described(on), "slots": slots},
+        "execution": {"on": type(on).__name__.lower(), **dataclasses.asdict(on)},
         "warm": warm.collect(study, store, uri),
         "track": track if track is None else tracking.redact(track),
     }
     with tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
         stage = stage_of(study, on, source, kept)  # what no node can hold is refused before anything is written
         try:
+            slots = _slots(study, slots, stage)
+            document["execution"]["slots"] = slots
             folder = folders.create(store, study.name, document)
             with folder.locked():
                 return Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage, writer).work()
@@ -145,9 +147,10 @@ def resume(
                 watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
             return Result(folder.path, history.result)
         study, source = reload(folder, study, new_code=new_code)
-        on = on or _declared(document["execution"])
+        on = on or declared(document["execution"])
         kept = _check(study, on)
-        slots = _slots(study, on, slots if slots is not None else document["execution"].get("slots"))
+        _check_slots(slots)
+        slots = slots or document["execution"].get("slots", 1)
         _check_window(folder, slots)
         if more:
             study = _extend(folder, study, more)
@@ -186,9 +189,30 @@ def _extend(folder: RunFolder, study: Study, more: int) -> Study:
         raise BadInput(f"{folder.run_id}: it has no number of trials that could be raised; {study.name} ends by itself")
     document = folder.document()
     longer = dataclasses.replace(study, trials=study.budget + more)
+    over = _over(folder, longer)
+    if over:
+        raise BadInput(
+            f"{folder.run_id}: {over}, so more trials would change nothing; change that in the study and extend it with"
+            " --new-code"
+        )
     document["changes"]["--trials"] = document["settings"]["trials"] = longer.trials
     folder.change(document)
     return longer
+
+
+def _over(folder: RunFolder, study: Study) -> str:
+    """What ends a study whatever its number of trials, if it has."""
+    if study.seconds is not None and results.times(folder)[0] >= study.seconds:
+        return f"its time, {study.seconds:g} s, is over"
+    began = journal.started(folder.journal)
+    history = History()
+    decisions = Decisions(
+        study, history, warm=warm.restore(folder.document().get("warm", [])), window=began.window if began else 0
+    )
+    for event in folder.events():
+        history.take(event)
+        decisions.take(event)
+    return decisions.over
 
 
 def _check_window(folder: RunFolder, slots: int) -> None:
@@ -210,15 +234,16 @@ def changed(study: Study, changes: Mapping[str, Any]) -> Study:
     return study
 
 
-def _slots(study: Study, on: On, slots: int | None) -> int:
+def _check_slots(slots: int | None) -> None:
+    if slots is not None and slots < 1:
+        raise BadInput(f"--slots {slots}: give how many trials may be at work at a time, from 1 on")
+
+
+def _slots(study: Study, slots: int | None, stage: Stage) -> int:
     """Trials at work at a time."""
     if slots is not None:
-        if slots < 1:
-            raise BadInput(f"--slots {slots}: give how many trials may be at work at a time, from 1 on")
         return slots
-    if study.spreads:
-        return getattr(study.search, "members", 1)
-    return 1 if isinstance(on, Inline) else on.workers or os.cpu_count() or 1
+    return getattr(study.search, "members", 1) if study.spreads else stage.room
 
 
 def _check(study: Study, on: On) -> dict[Any, Any]:
@@ -250,11 +275,8 @@ def uri_of(track: str | None, store: Path) -> str:
     return f"sqlite:///{(store / 'mlflow.db').resolve()}" if track is None else track
 
 
-def _described(on: On) -> dict[str, Any]:
-    return {"on": type(on).__name__.lower(), **dataclasses.asdict(on)}
-
-
-def _declared(document: Mapping[str, Any]) -> On:
+def declared(document: Mapping[str, Any]) -> On:
+    """Where a run was begun, from its document's `execution`."""
     values = {name: value for name, value in document.items() if name not in ("on", "slots")}
     kinds: dict[str, type[On]] = {"inline": Inline, "ray": Ray, "tune": Tune}
     return kinds[document["on"]](**values)

@@ -77,7 +77,7 @@ class Session:
             window=window,
         )
         dialogue = driver.decisions.dialogue
-        if dialogue.why and not before:
+        if dialogue.why:
             self.watch.say(f"search: {dialogue.search}, {dialogue.why}")
         tracker: tracking.Tracker | None = None
         try:
@@ -86,6 +86,8 @@ class Session:
             driver.record(opened, commit=True)
             tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri, self.writer)
             status = self._drive(driver)
+            if dialogue.exhausted:
+                self.watch.say(dialogue.exhausted)
             return self._finish(driver, status, tracker)
         finally:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +33,42 @@ def collect(study: Study, store: Path, uri: str) -> list[dict[str, Any]]:
     for name in study.warm_start:
         if name.startswith(EXPERIMENT):
             found += _experiment(study, name.removeprefix(EXPERIMENT), uri)
-    for run, folder in _folders(study, store):
-        history = histories.replay(folder.events())
-        if dict(history.objectives) != study.objectives:
-            raise BadInput(
-                f"Study {study.name}: warm_start={run!r} looks for {_ways(history.objectives)}, this study for"
-                f" {_ways(study.objectives)}; trials can be compared only by the same objective"
-            )
-        fitting = [said for trial in history.trials.values() if (said := _said(study, history, trial)) is not None]
-        if not fitting:
-            raise BadInput(
-                f"Study {study.name}: warm_start={run!r}: of its {len(history.trials)} trials none fits this space; "
-                f"its values are {', '.join(_searched(history)) or 'not searched'}{_limited(study)}"
-            )
-        found += fitting
+    for name in study.warm_start:
+        if not name.startswith(EXPERIMENT):
+            found += _runs(study, name, store)
     return found
 
 
-def _folders(study: Study, store: Path) -> Iterator[tuple[str, RunFolder]]:
-    """The runs that are meant: by id, or all of a study by its name."""
-    for name in study.warm_start:
-        if name.startswith(EXPERIMENT):
+def _runs(study: Study, name: str, store: Path) -> list[dict[str, Any]]:
+    """The ended trials of one run by its id, or of all runs of a study by its name."""
+    found: list[dict[str, Any]] = []
+    ended, values = 0, set[str]()
+    for folder in _folders(study, name, store):
+        history = histories.replay(folder.events())
+        trials = [trial for trial in history.trials.values() if trial.state != "running"]
+        if not trials:
             continue
-        of_study = [folder for folder in folders.runs(store) if folder.document()["name"] == name]
-        try:
-            yield from ((name, folder) for folder in of_study or [folders.find(store, name)])
-        except BadInput as error:
-            raise BadInput(f"Study {study.name}: warm_start={name!r}: {error}") from error
+        if dict(history.objectives) != study.objectives:
+            raise BadInput(
+                f"Study {study.name}: warm_start={name!r} looks for {_ways(history.objectives)}, this study for"
+                f" {_ways(study.objectives)}; trials can be compared only by the same objective"
+            )
+        found += [said for trial in trials if (said := _said(study, history, trial)) is not None]
+        ended, values = ended + len(trials), values.union(*(trial.point for trial in trials))
+    if not found:
+        known = ", ".join(sorted(values)) or "not searched"
+        why = f"of its {ended} ended trials none fits this space; its values are {known}{_limited(study)}"
+        what = why if ended else "none of its trials has ended"
+        raise BadInput(f"Study {study.name}: warm_start={name!r}: {what}")
+    return found
+
+
+def _folders(study: Study, name: str, store: Path) -> list[RunFolder]:
+    of_study = [folder for folder in folders.runs(store) if folder.document()["name"] == name]
+    try:
+        return of_study or [folders.find(store, name)]
+    except BadInput as error:
+        raise BadInput(f"Study {study.name}: warm_start={name!r}: {error}") from error
 
 
 def restore(said: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Told]]:
@@ -108,8 +117,6 @@ def _entry(
 
 
 def _said(study: Study, history: History, trial: Trial) -> dict[str, Any] | None:
-    if trial.state not in ("completed", "stopped", "failed"):
-        return None
     point = spaces.point_of(study.space, trial.config)
     if point is None:
         return None
@@ -130,7 +137,3 @@ def _ways(objectives: Mapping[str, bool]) -> str:
 
 def _limited(study: Study) -> str:
     return f"; limits need {', '.join(study.limits)}" if study.limits else ""
-
-
-def _searched(history: History) -> list[str]:
-    return sorted({name for trial in history.trials.values() for name in trial.point})

@@ -24,6 +24,7 @@ from bilevel import Int, OneOf, Ray, Report, Run, Space, Tune
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from bilevel.events import Completed, Fault, Gone, Order, Placed, Raised, Said, Stage, Units
+from bilevel.execute import cluster as clusters
 from bilevel.execute import stage as stages
 from bilevel.execute.host import Script
 from bilevel.execute.inline import InlineStage
@@ -553,11 +554,41 @@ def test_a_process_of_its_own_for_each_trial_if_asked_for(cluster: None, place: 
     assert len(set(pids)) == 2
 
 
+@pytest.mark.parametrize("place", [Ray, Tune, None])
+def test_a_function_that_does_not_stop_when_told_shares_its_process_with_nobody(
+    cluster: None, place: type[Ray | Tune] | None
+) -> None:
+    def heedless(act: Act, run: Run) -> None:
+        for step in range(1, 100 if act.n == 2 else 3):
+            time.sleep(0.02)
+            run.report(step, {"loss": 1.0, "pid": os.getpid()})
+
+    called = Script(heedless, SPACE, KEY, "loss", minimize=True)
+    stage: Stage = InlineStage(called, {}, echo=False) if place is None else place(workers=1).stage(called)
+    try:
+        first = perform(stage, order("count", 2), until=1)[0].reports[0].metrics["pid"]
+        stage.close_trial(0)
+        second = perform(stage, order("count", 3, trial=1))[1]
+        assert second.end == Completed()
+        assert not second.gone
+        if place is not None:
+            assert second.reports[0].metrics["pid"] != first
+    finally:
+        stage.close()
+
+
 def test_what_no_node_can_hold_is_refused(cluster: None) -> None:
     with pytest.raises(BadInput, match=r"no node has 64 CPUs .*ask for at most 4 \(Study\.cpus"):
         Ray(workers=1).stage(script(), cpus=64)
     with pytest.raises(BadInput, match=r"no node has 2 GPUs"):
         Ray(workers=1).stage(script(), gpus=2)
+
+
+def test_no_node_may_have_both(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "_nodes", lambda: [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 2.0}])
+    clusters.Cluster().check(4, 2)
+    with pytest.raises(BadInput, match=r"no node has 8 CPUs and 1 GPUs at once"):
+        clusters.Cluster().check(8, 1)
 
 
 def test_an_objective_that_cannot_be_pickled_is_bad_input(cluster: None) -> None:

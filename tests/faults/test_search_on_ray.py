@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from bilevel import ASHA, TPE, Grid, Inline, OneOf, Ray, Report, Run, Study, figures, run
+from bilevel import ASHA, TPE, Grid, Inline, OneOf, Ray, Report, Run, Study, Tune, figures, run
 from bilevel.errors import BadInput
 from bilevel.events import Fault, Kept
 from bilevel.execute import stage as stages
@@ -108,6 +108,15 @@ def test_a_population_comes_to_the_same_on_workers_and_is_kept_at_its_turns(tmp_
     kept = [event.step for event in found[2][1].events() if isinstance(event, Kept)]
     assert {4, 8, 12} <= set(kept)
     assert len(kept) <= 4 * 3 + 2 + 4, "a checkpoint at every step"
+
+
+@pytest.mark.usefixtures("cluster", "plain")
+@pytest.mark.parametrize("place", [Ray, Tune])
+def test_without_a_number_as_many_trials_run_as_the_cluster_has_room_for(
+    place: type[Ray | Tune], tmp_path: Path
+) -> None:
+    result = run(hill(learning, trials=2), on=place(), store=tmp_path, track="none")
+    assert RunFolder(result.folder).document()["execution"]["slots"] == 3
 
 
 def deadly(config: Hill, run: Run) -> Iterator[Report]:

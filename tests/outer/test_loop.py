@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from bilevel.dimensions import Log, OneOf, Uniform
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
+from bilevel.events import Moved
 from bilevel.outer import PBT, TPE, Grid, Random
 from bilevel.outer.search import Problem, Searcher, Told
 from bilevel.space import Space, parameters
+from support.trying import population, searched
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,45 @@ def test_what_cannot_be_told_is_refused(told: tuple[int, Any], says: str) -> Non
         loop.tell(*told)
 
 
-def test_a_space_without_searched_values_and_a_population_are_refused() -> None:
+def test_a_population_in_ones_own_loop_moves_as_in_a_study(tmp_path: Path) -> None:
+    study = population(members=4, every=2, steps=8)
+    folder, history = searched(tmp_path, study)
+    moves = [(e.trial, e.donor, e.point["x"]) for e in folder.events() if isinstance(e, Moved)]
+
+    loop = study.search.start(study.space, seed=study.seed)
+    loop._searcher = study.search.open(study.problem())  # the study's own randomness
+    members = dict(enumerate(iter(loop.ask, None)))
+    assert len(members) == 4
+    weights = dict.fromkeys(members, 10.0)
+    found = []
+    for turn in range(4):
+        for number, trial in members.items():
+            weights[number] -= 2 * trial.config.x
+        if turn < 3:
+            moved = loop.turn(weights)
+            weights |= {number: weights[trial.donor] for number, trial in moved.items()}
+            members |= moved
+            found += [(number, trial.donor, trial.config.x) for number, trial in sorted(moved.items())]
+    assert found == moves != []
+    for number in members:
+        loop.tell(number, weights[number])
+    best = history.best()
+    assert loop.best is not None
+    assert best is not None
+    assert (loop.best.number, loop.best.config.x) == (best.number, best.config["x"])
+    assert loop.best.value == pytest.approx(best.objective, abs=1e-5)
+
+
+def test_a_turn_that_cannot_be_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"Random.turn: only a population has turns \(PBT\)"):
+        Random().start(SPACE).turn({})
+    loop = PBT(every=1).start(SPACE)
+    for _ in range(3):
+        loop.ask()
+    with pytest.raises(BadInput, match=r"PBT.turn: values of \[0, 1\], but the members that are out are \[0, 1, 2\]"):
+        loop.turn({0: 1.0, 1: 2.0})
+
+
+def test_a_space_without_searched_values_is_refused() -> None:
     with pytest.raises(BadInput, match=r"Random.start: nothing is searched; write a dimension"):
         Random().start(Space(Config, lr=0.1, opt=Adam()))
-    with pytest.raises(BadInput, match=r"PBT.start: members of a population exchange checkpoints; run it in a Study"):
-        PBT(every=1).start(SPACE)

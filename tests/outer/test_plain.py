@@ -91,6 +91,12 @@ def test_the_values_of_a_dimension(dimension: Dimension, most: float, found: lis
     assert values(dimension, most) == found
 
 
+def test_billions_of_whole_numbers_are_counted_without_being_listed() -> None:
+    space = (Parameter("key", "key", Int(0, 2**31 - 1)), Parameter("n", "n", LogInt(1, 10**9)))
+    assert count(space) == 2**31 * 10**9
+    assert count(space, most=7) == 49
+
+
 def test_a_large_finite_space_is_not_listed() -> None:
     wide = tuple(Parameter(f"n{i}", f"n{i}", Int(1, 1000)) for i in range(6))
     assert count(wide) == 10**18

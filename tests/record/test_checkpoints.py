@@ -154,7 +154,10 @@ def test_what_a_killed_writer_left_is_removed(path: Path, tmp_path: Path) -> Non
     part = path.with_name(".step-00000008.part")
     part.mkdir()
     (part / "state.json").write_text("{")
+    other = checkpoints.folder(tmp_path, 0, 3)  # of a member before it moved
+    other.mkdir()
     checkpoints.prune(tmp_path, 0, [7], best=None)
+    assert not other.exists()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

@@ -56,7 +56,13 @@ def test_what_was_written_is_read_exactly(path: Path) -> None:
 
 def test_numbers_that_json_lacks_survive(path: Path) -> None:
     values = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": -0.0}
-    write(path, [EVENTS[0], Reported(0, 1, values), Finished("failed", {"deep": [{"x": math.nan}]})])
+    write(path, [EVENTS[0], Reported(0, 1, values), Finished("failed", {"deep": [{"x": math.nan}], "float": 7.5})])
+    write(
+        path.with_name("named.jsonl"), [EVENTS[0], Finished("failed", {"config": {"float": "adam"}, "other": math.inf})]
+    )
+    (_, named) = [entry.typed() for entry in journal.read(path.with_name("named.jsonl"))]
+    assert isinstance(named, Finished)
+    assert named.result == {"config": {"float": "adam"}, "other": math.inf}
     _, reported, finished = events(path)
     assert isinstance(reported, Reported)
     assert math.isnan(reported.metrics["a"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, SupportsFloat
 
@@ -12,6 +13,12 @@ from bilevel.events import Report, Run, Units
 
 LEAVING = 10.0
 """Seconds for a function that was told to stop to come to its end."""
+HEEDLESS = 3
+"""Reports after that by which it says that it will not."""
+
+
+class Lingers(RuntimeError):
+    """A function that was told to stop is still at work: its process must not be used for another trial."""
 
 
 def as_generator(
@@ -19,7 +26,8 @@ def as_generator(
 ) -> Generator[Report | Units, Any, None]:
     """The objective at work: a generator as it is; any other function is run when it is first asked.
 
-    What such a function returns is its last report: metrics by name, or the value of `metric`.
+    What such a function returns is its last report: metrics by name, or the value of `metric`. Closing the generator
+    raises `Lingers` where the function was told to stop and computes on.
     """
     if any(map(inspect.isgeneratorfunction, (inspect.unwrap(objective), type(objective).__call__))):
         made: Generator[Report | Units, Any, None] = objective(config, run)
@@ -32,11 +40,12 @@ def _called(objective: Callable[..., Any], config: Any, run: Run, metric: str) -
     said: queue.Queue[Report | BaseException | None] = queue.Queue()
     stop: queue.Queue[bool] = queue.Queue()
     over = threading.Event()
-    step = 0
+    step = ignored = 0
 
     def sink(report: Report) -> bool:
-        nonlocal step
+        nonlocal step, ignored
         if over.is_set():  # told already, and nobody listens any more
+            ignored += 1
             return True
         step = max(step, report.step)
         said.put(report)
@@ -63,7 +72,11 @@ def _called(objective: Callable[..., Any], config: Any, run: Run, metric: str) -
         except GeneratorExit:
             over.set()
             stop.put(True)
-            thread.join(LEAVING)
+            until = time.monotonic() + LEAVING
+            while thread.is_alive() and ignored < HEEDLESS and time.monotonic() < until:
+                thread.join(0.05)
+            if thread.is_alive():
+                raise Lingers("it was told to stop, and computes on") from None
             raise
         stop.put(False)
 

@@ -96,6 +96,11 @@ class Cluster:
                 f"no node has {gpus:g} GPUs ({self.has()}); ask for at most {most:g} (--gpus-per-worker, Study.gpus)"
                 f" or use a cluster that has them (--address)"
             )
+        if not any(node.get("CPU", 0.0) >= cpus and node.get("GPU", 0.0) >= gpus for node in _nodes()):
+            raise BadInput(
+                f"no node has {cpus:g} CPUs and {gpus:g} GPUs at once ({self.has()}); ask for fewer CPUs (Study.cpus)"
+                " or use a cluster that has such a node (--address)"
+            )
 
     def has(self) -> str:
         """What there is, for a message."""

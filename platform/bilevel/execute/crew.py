@@ -88,7 +88,7 @@ class Crew:
             raise
         self._arguments = (Settings.here(threads), "cuda" if gpus else wanted.device or "cpu", code)
         self.members: list[Member] = []
-        self._target = wanted.workers or 0
+        self.target = wanted.workers or 0
         self._counted = -GROWTH
         self._lived = self._may_hire = self._looked = time.monotonic()
         self._failures, self._failure = 0, ""
@@ -115,14 +115,14 @@ class Crew:
                 member.born += unseen
         if self._wanted.workers is None and now - self._counted >= GROWTH:
             self._counted = now
-            self._target = max(1, self._cluster.workers(self._cpus, self._wanted.gpus_per_worker))
+            self.target = max(1, self._cluster.workers(self._cpus, self._wanted.gpus_per_worker))
         for member in [member for member in self.members if member.hello is None]:
-            if len(self.members) > self._target:  # the node that it was meant for has gone
+            if len(self.members) > self.target:  # the node that it was meant for has gone
                 self.dismiss(member)
             elif now - member.born > member.patience:
                 self.dismiss(member)
                 self._hire(now, 2 * member.patience)
-        while now >= self._may_hire and len(self.members) < self._target:
+        while now >= self._may_hire and len(self.members) < self.target:
             self._hire(now, STARTING)
         if self.ready():
             self._lived = now
@@ -177,7 +177,7 @@ class Crew:
             why = f"workers do not start ({self._failures} failed; the last: {self._failure})"
         else:
             why = f"no worker was ready for {self._wanted.patience:g} s"
-        asked = f"{self._target} workers of {self._cpus:g} CPUs and {self._wanted.gpus_per_worker:g} GPUs each"
+        asked = f"{self.target} workers of {self._cpus:g} CPUs and {self._wanted.gpus_per_worker:g} GPUs each"
         cure = "free CPUs, ask for less, or see that every node has this version of bilevel installed"
         return f"{why}; asked for {asked}, {self._cluster.has()}; {cure}"
 

@@ -20,7 +20,7 @@ from bilevel import trees
 from bilevel.episodes import Key
 from bilevel.errors import BilevelError, TrialFailed
 from bilevel.events import Completed, Order, Raised, Report, Run, Tree, Units
-from bilevel.execute.callbacks import as_generator
+from bilevel.execute.callbacks import Lingers, as_generator
 from bilevel.space import Space
 
 RANDOM = "bilevel.random"
@@ -101,7 +101,7 @@ class Hosted:
         self._last = -1
         self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
         self._searched, self._copies, self._alone = searched, copies, alone
-        self._inside = self._ended = False
+        self._inside = self._ended = self.lingers = False
         self._printed = _Printed(sys.stderr if echo else None)
         self._random: _Random | None = None
         self._settings: tuple[torch.dtype, int] | None = None
@@ -125,12 +125,11 @@ class Hosted:
                     raise
                 return raised(error)
             except (Exception, SystemExit) as error:  # noqa: BLE001 the user's code: whatever it raises ends this trial alone
-                return raised(error)
+                return Completed(pruned=True) if _is_pruned(error) else raised(error)
             self._ended = False
             said, problem = self._fit(said)
             if problem is not None:
-                with contextlib.suppress(Exception):
-                    self._generator.close()
+                self._leave()
                 return Raised(problem)
         if isinstance(said, Report):
             self._last = said.step
@@ -155,11 +154,19 @@ class Hosted:
         return self._printed.collect()
 
     def close(self) -> None:
-        """End the objective where it stands."""
+        """End the objective where it stands; `lingers` says whether it is at work all the same."""
         if self._ended:
             return
-        with self.at_work(), self._printed.taken(), contextlib.suppress(Exception):
+        with self.at_work(), self._printed.taken():
+            self._leave()
+
+    def _leave(self) -> None:
+        try:
             self._generator.close()
+        except Lingers:
+            self.lingers = True
+        except Exception:  # noqa: BLE001 what it raises on its way out is nobody's concern any more
+            return
 
     def _fit(self, said: Any) -> tuple[Any, str | None]:
         """What an objective yields, its state as it can be kept; or what is wrong with it."""
@@ -167,6 +174,8 @@ class Hosted:
             return said, None
         if not isinstance(said, Report):
             return said, f"yielded a {type(said).__name__}; it takes Report(...) or Units(...)"
+        if isinstance(said.step, np.integer):
+            said = dataclasses.replace(said, step=int(said.step))
         if not isinstance(said.step, int) or said.step <= self._last:
             return said, f"step {said.step!r} reported after step {self._last}; steps are whole numbers that grow"
         if not isinstance(said.metrics, Mapping):
@@ -216,6 +225,11 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers
         return False
     return True
+
+
+def _is_pruned(error: BaseException) -> bool:
+    """Whether it is `optuna.TrialPruned`; Optuna is not imported for that."""
+    return any(kind.__name__ == "TrialPruned" for kind in type(error).__mro__)
 
 
 def plain(report: Report) -> Report:

@@ -110,6 +110,11 @@ class InlineStage:
         """0: there are no workers."""
         return 0
 
+    @property
+    def room(self) -> int:
+        """One trial after the other."""
+        return 1
+
     def begin(self, order: Order) -> None:
         """Make the trial ready; it begins when it is polled for."""
         self._news.append(Placed(order.trial, order.attempt, "driver"))
@@ -134,7 +139,10 @@ class InlineStage:
     def close_trial(self, trial: int) -> None:
         """End it where it stands."""
         if trial in self._hosted:
-            self._hosted.pop(trial)[1].close()
+            _, hosted = self._hosted.pop(trial)
+            hosted.close()
+            if hosted.lingers:
+                self._news.append(Fault("spoiled", f"trial {trial} was stopped, and computes on in this process"))
         self._turns = deque(turn for turn in self._turns if turn[0] != trial)
 
     def poll(self, timeout: float) -> list[Said | Placed | Gone | Fault]:  # noqa: ARG002 trials are never idle here

@@ -16,7 +16,7 @@ from bilevel.events import Fault, Gone, Order, Placed, Raised, Said
 from bilevel.execute.cluster import by_value
 from bilevel.execute.crew import Crew, Member, line
 from bilevel.execute.host import Script
-from bilevel.execute.worker import Missing, Played
+from bilevel.execute.worker import Missing, Played, Spoiled
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
@@ -78,6 +78,11 @@ class RayStage:
     def alive(self) -> int:
         """Workers ready now."""
         return len(self._crew.ready())
+
+    @property
+    def room(self) -> int:
+        """Workers that are wanted."""
+        return self._crew.target
 
     def begin(self, order: Order) -> None:
         """Queue an attempt, and hand it out if there is a worker for it."""
@@ -194,6 +199,9 @@ class RayStage:
             seat.member.knows.discard(KEY)
             self._call(seat, self._packed(seat.order))
             return
+        if isinstance(played, Spoiled):
+            self._spoiled(seat)
+            return
         order, state = seat.order, None if played.state is None else trees.unpack(played.state)
         if played.end is not None:
             self._leave(seat, played.megabytes)
@@ -208,6 +216,14 @@ class RayStage:
         first = self._sizes.setdefault(seat.member, megabytes)
         if self._fresh or megabytes > first + GROWTH:
             self._dismiss(seat.member)
+
+    def _spoiled(self, seat: _Seat) -> None:
+        """What was stopped on this worker computes on: the trial that was to begin there goes elsewhere."""
+        del self._seats[seat.order.trial]
+        del self._busy[seat.member]
+        self._queue.appendleft(seat.order)
+        self._dismiss(seat.member)
+        self._news.append(Fault("spoiled", f"{seat.member}: a trial that was stopped computes on; replaced"))
 
     # -- what is lost --------------------------------------------------------------------------------------------------
 

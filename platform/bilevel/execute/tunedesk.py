@@ -172,6 +172,16 @@ class Desk:
             seat.heard = time.monotonic()
             return not self.closed and not seat.closed
 
+    def spoiled(self, name: str) -> Greeting | None:
+        """An attempt cannot begin in its process, which is to be ended: it is the next to be placed, elsewhere."""
+        with self._turn:
+            seat = self._seats[name]
+            if not seat.closed and not self.closed and seat.parcel.order is not None:
+                self._tell(seat, Fault("spoiled", f"{seat.place}: a trial that was stopped computes on; replaced"))
+                self._orders.appendleft(Seat(seat.trial, seat.attempt, Parcel(seat.parcel.order)))
+            seat.closed = True
+            return seat.greeting
+
     def lost(self, name: str, why: Callable[[], str]) -> None:
         """An attempt's process has died."""
         with self._turn:

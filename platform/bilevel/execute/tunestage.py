@@ -50,6 +50,7 @@ class TuneStage:
         self._cluster = cluster.connect(wanted.address, wanted.workers, min(cpus, 1))
         try:
             self._cluster.check(cpus, gpus)
+            self._room = wanted.workers or max(1, self._cluster.workers(cpus, gpus))
             device = "cuda" if gpus else wanted.device or "cpu"
             trial = trial_class(shipped(script, code), Settings.here(threads), device, code)
             self._error: BaseException | None = None
@@ -68,6 +69,11 @@ class TuneStage:
     def alive(self) -> int:
         """Trials that have a process now."""
         return self._desk.alive
+
+    @property
+    def room(self) -> int:
+        """Trials that are wanted at a time, or that the cluster has room for."""
+        return self._room
 
     def begin(self, order: Order) -> None:
         """Queue an attempt; Tune takes it when it has a place."""

@@ -16,7 +16,7 @@ from bilevel.execute.crew import line
 from bilevel.execute.host import raised
 from bilevel.execute.stage import KEY
 from bilevel.execute.tunedesk import Desk, Greeting
-from bilevel.execute.worker import BilevelWorker, Played, Settings
+from bilevel.execute.worker import BilevelWorker, Played, Settings, Spoiled
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 from ray import tune
@@ -145,6 +145,11 @@ class _Answers(FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         if "greeting" in result:
             go_on = self._desk.placed(trial.trial_id, result["greeting"])
+        elif isinstance(result["played"], Spoiled):
+            greeting = self._desk.spoiled(trial.trial_id)
+            if greeting is not None:
+                ray.kill(greeting.handle)
+            go_on = True  # stopped, Tune would give the process another trial; so it hears that it is dead
         else:
             go_on = self._desk.heard(trial.trial_id, result["played"])
         return str(self.CONTINUE if go_on else self.STOP)

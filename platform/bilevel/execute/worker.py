@@ -70,6 +70,11 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Spoiled:
+    """An earlier trial of this worker computes on, though it was stopped: the order is for another worker."""
+
+
+@dataclass(frozen=True)
 class Played:
     """How far a trial came: see `bilevel.events.Said`; `state` is packed, `megabytes` is what this process holds."""
 
@@ -162,6 +167,7 @@ class BilevelWorker:
         self._kept: dict[int, Any] = {}
         self._cache: dict[Any, Any] = {}
         self._trial: _Playing | None = None
+        self._spoiled = False
         self._surroundings = dict(os.environ), Path.cwd()
 
     def hello(self) -> Hello:
@@ -196,7 +202,7 @@ class BilevelWorker:
             return Missing()
         return compute(self._kept[of_work], self._kept[of_shared], item)
 
-    def play(self, key: int, order: Order | None, script: bytes | None = None) -> Played | Missing:
+    def play(self, key: int, order: Order | None, script: bytes | None = None) -> Played | Missing | Spoiled:
         """Begin a trial, or go on with the one that waits here.
 
         Args:
@@ -210,6 +216,9 @@ class BilevelWorker:
             if key not in self._kept:
                 return Missing()
             self.leave()
+        if self._spoiled:
+            return Spoiled()
+        if order is not None:
             self._settings.apply()
             self._trial = _Playing(self._kept[key], order, self._cache)
         if self._trial is None:
@@ -224,7 +233,7 @@ class BilevelWorker:
         trial, self._trial = self._trial, None
         if trial is None:
             return
-        trial.close()
+        self._spoiled |= not trial.close()
         environment, folder = self._surroundings
         if dict(os.environ) != environment:
             os.environ.clear()
@@ -279,10 +288,12 @@ class _Playing:
             self._sent_step, self._sent_at = step, time.monotonic()
         return Played(tuple(reports), end, hosted.output(), state, step, resident())
 
-    def close(self) -> None:
-        """End it where it stands."""
-        if self._hosted is not None:
-            self._hosted.close()
+    def close(self) -> bool:
+        """End it where it stands; whether it has ended."""
+        if self._hosted is None:
+            return True
+        self._hosted.close()
+        return not self._hosted.lingers
 
     def _wanted(self, report: Report) -> bool:
         """Whether it is time for a state: now and then, and sooner after a new best."""

@@ -40,10 +40,13 @@ def count(parameters: Sequence[Parameter], most: float = math.inf) -> int | None
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def branches(parameter: Parameter) -> int | None:
+        size, leaf = parameter.dimension.size, not any(name == parameter.name for name, _ in below)
+        if leaf and size is not None and size <= most:  # not listed: there may be billions
+            return size
         own = values(parameter.dimension, most)
         if own is None:
             return None
-        if not any(name == parameter.name for name, _ in below):
+        if leaf:
             return len(own)
         sizes = [points(below.get((parameter.name, value), ())) for value in own]
         return None if None in sizes else sum(size for size in sizes if size is not None)

@@ -43,7 +43,7 @@ class Axis:
         if isinstance(self.distribution, FloatDistribution):
             return place
         if isinstance(self.dimension, LogInt):
-            return value
+            return min(max(value, self.dimension.low), self.dimension.high)  # the range may have changed (`grow`)
         size = self.dimension.size or 1
         return min(int(place * size), size - 1)
 

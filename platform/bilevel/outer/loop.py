@@ -18,13 +18,15 @@ from bilevel.space import Space
 class Trial:
     """A configuration to try: `config` is what the space describes, `point` its searched values.
 
-    `values` is what was told of it, None before that, and also if it failed.
+    `values` is what was told of it, None before that, and also if it failed. `donor` is the member of a population that
+    it goes on from, if it has moved.
     """
 
     number: int
     config: Any
     point: Mapping[str, Any]
     values: tuple[float, ...] | None = None
+    donor: int | None = None
 
     @property
     def value(self) -> float | None:
@@ -77,8 +79,7 @@ class Loop:
             raise BadInput(f"{self._name}.start: nothing is searched; write a dimension such as lr=Log(1e-4, 1e-1)")
         problem = Problem(parameters, Key((seed,)).child("search"), objectives=len(self._minimize), trials=trials)
         self._searcher: Searcher = search.open(problem)
-        if hasattr(self._searcher, "turn"):
-            raise BadInput(f"{self._name}.start: members of a population exchange checkpoints; run it in a Study")
+        self._turn = 0
         self._first = [spaces.complete(space, point) for point in points]
         if any(getattr(parameter.dimension, "center", None) is not None for parameter in parameters):
             self._first.insert(0, spaces.complete(space, {}))
@@ -121,6 +122,38 @@ class Loop:
         self._trials[number] = known
         inside = None if values is None else tuple(v if m else -v for v, m in zip(values, self._minimize, strict=True))
         self._searcher.tell(number, known.point, Told(inside))
+
+    def turn(self, values: Mapping[int, float]) -> dict[int, Trial]:
+        """Of a population (PBT): its members have trained for a turn; who goes on from whom, with which configuration?
+
+        Args:
+            values: of each member that is out, how it stands; NaN where it has diverged.
+
+        Returns:
+            The members that move: number -> its trial, with another `config` and the `donor` whose weights it takes.
+            The others go on as they are.
+
+        Raises:
+            BadInput: this search has no turns, or a member that is out was left out.
+        """
+        population: Any = self._searcher
+        if not hasattr(population, "turn"):
+            raise BadInput(f"{self._name}.turn: only a population has turns (PBT); tell each trial's value instead")
+        if values.keys() != self._out:
+            raise BadInput(
+                f"{self._name}.turn: values of {sorted(values)}, but the members that are out are {sorted(self._out)}"
+            )
+        (minimize,) = self._minimize
+        standing = {number: float(value) if minimize else -float(value) for number, value in values.items()}
+        moves = population.turn(self._turn, standing, {number: self._trials[number].point for number in values})
+        self._turn += 1
+        moved = {
+            number: Trial(number, spaces.build(spaces.settle(self._space, move.point)), move.point, donor=move.donor)
+            for number, move in moves.items()
+        }
+        for number, trial in moved.items():
+            self._trials[number] = trial
+        return moved
 
     @property
     def best(self) -> Trial | None:

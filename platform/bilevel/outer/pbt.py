@@ -27,6 +27,9 @@ class PBT:
     - of whole numbers, steps and ordered choices, moved by one (logarithmic ones by the factor, at least by one);
     - of other choices, left as it is.
 
+    A member that has moved begins again with its new configuration and the donor's `run.state`. An optimiser that is
+    restored from there brings the donor's rate along: set the new one after `load_state_dict` (`meta_train` does).
+
     Some values only travel with the weights, from who has them: those in `fixed`, and choices on which other parameters
     depend. What changes the shapes of what is learned (a width inside `Learned`) must be in `fixed`: each member draws
     its own, trains weights of that shape, and both are inherited together.

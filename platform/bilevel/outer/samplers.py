@@ -135,7 +135,13 @@ class Modelled:
         self._history.out(number, self._trial(number, point, state=TrialState.RUNNING))
 
     def tell(self, number: int, point: Point, told: Told) -> None:
-        """Optuna calls a stopped trial pruned; a failed one it would forget, so here it breaks a limit by far."""
+        """Optuna calls a stopped trial pruned; a failed one it would forget, so here it breaks a limit by far.
+
+        Of several objectives a stopped trial (the time was over) stays as if it were out: what it came to on the way is
+        no point of the front.
+        """
+        if told.stopped and self._problem.objectives > 1:
+            return
         self._told += told.values is not None
         known: dict[str, Any] = {"values": told.values, "constraints": {BROKEN: told.violation}}
         if told.values is None:

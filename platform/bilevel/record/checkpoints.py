@@ -92,13 +92,17 @@ def load(path: Path, manifest: str | None = None) -> Tree:
 
 
 def prune(run: Path, trial: int, steps: Iterable[int], best: int | None) -> None:
-    """Delete what is not among the last `LAST`, the best, or `SPREAD` older ones spread evenly; torn ones too."""
+    """Of a trial's `steps`, delete what is not among the last `LAST`, the best, or `SPREAD` older ones spread evenly.
+
+    Torn ones go too, and those of other steps: a member of a population had them before it moved.
+    """
     kept = sorted(set(steps))
     wanted = {*kept[-LAST:], *([] if best is None else [best]), *_spread(kept[:-LAST])}
     home = folder(run, trial, 0).parent
-    for step in kept:
-        if step not in wanted:
-            shutil.rmtree(folder(run, trial, step), ignore_errors=True)
+    names = {folder(run, trial, step).name for step in wanted}
+    for path in home.glob("step-*"):
+        if path.name not in names:
+            shutil.rmtree(path, ignore_errors=True)
     for torn in home.glob(".*.part"):
         shutil.rmtree(torn, ignore_errors=True)
 

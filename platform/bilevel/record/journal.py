@@ -182,7 +182,7 @@ def _encode(value: Any) -> Any:
 
 def _decode(value: Any) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {"float"}:
+        if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
             return float(value["float"])
         return {name: _decode(part) for name, part in value.items()}
     return [_decode(part) for part in value] if isinstance(value, list) else value

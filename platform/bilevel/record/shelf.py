@@ -21,11 +21,12 @@ LOG = 16_000_000
 
 
 class Shelf:
-    """The files of a run's trials."""
+    """The files of a run's trials, each configuration tried `repeats` times."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, repeats: int = 1) -> None:
         self._folder = folder
-        self._best: list[_Rank] | None = None  # worst first: of ended trials with checkpoints
+        self._repeats = repeats
+        self._best: list[_Rank] | None = None  # worst first: of configurations that have ended, with checkpoints
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -61,17 +62,36 @@ class Shelf:
         checkpoints.prune(self._folder.path, trial.number, trial.kept, trial.best_step)
 
     def ended(self, trial: Trial, history: History) -> None:
-        """A trial has ended: of all that have, only the best keep a checkpoint (a donor's may still be needed)."""
-        if not trial.kept:
+        """A trial has ended: of all that have, only the best keep a checkpoint (a donor's may still be needed).
+
+        A configuration with several seeds counts by their mean. A confirmation keeps none: the trial that it confirms
+        does.
+        """
+        if trial.confirms:
+            self._remove(trial.number)
+            return
+        group = self._ended(trial.group, history)
+        if group is None:
             return
         if self._best is None:  # an earlier driver's, too
-            ended = (t for t in history.trials.values() if t.state != "running" and t.kept and t is not trial)
-            self._best = [_rank(other, history.minimize) for other in ended]
+            firsts = (t.number for t in history.trials.values() if t.of is None and t.number != trial.group)
+            groups = (ended for first in firsts if (ended := self._ended(first, history)) is not None)
+            self._best = [_rank(ended, history.minimize) for ended in groups]
             heapq.heapify(self._best)
-        heapq.heappush(self._best, _rank(trial, history.minimize))
+        heapq.heappush(self._best, _rank(group, history.minimize))
         while len(self._best) > BEST and all(history.trials[other].moved is None for other in history.running):
-            *_, number = heapq.heappop(self._best)
-            shutil.rmtree(checkpoints.folder(self._folder.path, -number, 0).parent, ignore_errors=True)
+            first = -heapq.heappop(self._best)[-1]
+            for number in range(first, first + self._repeats):
+                self._remove(number)
+
+    def _ended(self, first: int, history: History) -> list[Trial] | None:
+        """The trials of a configuration, if all have ended and one has a checkpoint."""
+        found = [history.trials.get(number) for number in range(first, first + self._repeats)]
+        group = [trial for trial in found if trial is not None and trial.state != "running"]
+        return group if len(group) == self._repeats and any(trial.kept for trial in group) else None
+
+    def _remove(self, trial: int) -> None:
+        shutil.rmtree(checkpoints.folder(self._folder.path, trial, 0).parent, ignore_errors=True)
 
     # -- text ----------------------------------------------------------------------------------------------------------
 
@@ -111,7 +131,11 @@ class Shelf:
 _Rank = tuple[float, bool, float, int]
 
 
-def _rank(trial: Trial, minimize: bool) -> _Rank:
-    """How much its checkpoint is worth, ascending: as `History.leaders`, but each trial by itself."""
-    value = -math.inf if trial.objective is None else trial.objective * (-1 if minimize else 1)
-    return -trial.violation, trial.state == "completed", value, -trial.number
+def _rank(group: list[Trial], minimize: bool) -> _Rank:
+    """How much a configuration's checkpoints are worth, ascending: as `History.leaders`, before confirmations."""
+    told = [trial for trial in group if trial.objective is not None and trial.state != "failed"]
+    if not told:
+        return -math.inf, False, -math.inf, -group[0].number
+    mean = sum(float(trial.objective or 0.0) for trial in told) / len(told)
+    violation = sum(trial.violation for trial in told) / len(told)
+    return -violation, all(t.state == "completed" for t in told), -mean if minimize else mean, -group[0].number

@@ -27,7 +27,7 @@ class Earlier:
 
 
 def earlier(uri: str, experiment: str) -> list[Earlier]:
-    """The ended runs of an experiment, oldest first; the parents of our own studies are left out.
+    """The ended runs of an experiment, oldest first; parents of our own studies and interrupted runs are left out.
 
     Raises:
         BadInput: there is no such experiment.
@@ -57,6 +57,8 @@ def _ended(uri: str, experiment: str) -> Iterator[Earlier]:
                     if path != name and path in config:
                         config[path] = int(number) if isinstance(config[path], int) else number
                 stopped = run.data.tags.get("bilevel.state", "") == "stopped"
+                if run.info.status == "KILLED" and not stopped:  # interrupted: what it had come to is no result
+                    continue
                 place = (run.info.start_time, int(run.data.tags.get("bilevel.trial", 0)))
                 yield Earlier(config, dict(run.data.metrics), run.info.status != "FAILED", stopped, place)
         token = page.token
