@@ -558,11 +558,11 @@ def test_several_objectives_at_a_time_limit_are_extended_as_any(search: Any, tmp
 
     study = hill(train, minimize=("loss", "cost"), search=search, trials=30)
     folder = fresh(tmp_path, study)
-    assert live(folder, study, slots=6, seconds=0.3).status == "completed"
+    assert live(folder, study, slots=6, seconds=0.6).status == "completed"
     before = replayed(folder)
     assert {len(t.values) for t in before.trials.values() if t.state == "stopped"} == {0, 2}
     longer = dataclasses.replace(study, trials=len(before.trials) + 6)
-    live(folder, longer, slots=6, seconds=0.3)
+    live(folder, longer, slots=6, seconds=0.6)
     history = replayed(folder)
     assert len(history.trials) == len(before.trials) + 6
     assert all(t.state == "completed" for t in history.pareto() if t.number % 3 == 0)
