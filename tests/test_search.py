@@ -543,7 +543,6 @@ def test_of_several_objectives_the_front_is_what_nobody_beats(tmp_path: Path) ->
     assert spy.told[0].values == (0.0, -0.0)
 
 
-@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("search", [TPE(startup=2), GP(startup=2), NSGA2(population=4)], ids=lambda s: type(s).__name__)
 def test_several_objectives_at_a_time_limit_are_extended_as_any(search: Any, tmp_path: Path) -> None:
     """What the limit stopped may have reported one objective, or both: no front has it, and the search goes on."""
@@ -569,6 +568,7 @@ def test_several_objectives_at_a_time_limit_are_extended_as_any(search: Any, tmp
     check_once(folder)
 
 
+@pytest.mark.usefixtures("plain")
 def test_a_time_limit_of_the_study_holds_over_all_its_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def endless(config: Hill, run: Run) -> Iterator[Report]:
         step = 0

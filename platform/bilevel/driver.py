@@ -35,7 +35,7 @@ from bilevel.events import (
     Turned,
     Units,
 )
-from bilevel.fates import end
+from bilevel.fates import end, returned
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
 from bilevel.process import signals, threads
@@ -312,13 +312,7 @@ class Driver:
             self._submit(live, said.units)
         elif isinstance(said.end, Completed):
             self._keep(live, said)
-            trial = self.history.trials[live.number]
-            if said.end.pruned:
-                self._end(live, "stopped", "it pruned itself")
-            elif 0 < trial.since == trial.step:  # its values were never trained with
-                self._end(live, "stopped", "it moved at its end, and trained no further")
-            else:
-                self._end(live, "completed")
+            self._end(live, *returned(self.history.trials[live.number], said.end))
         elif isinstance(said.end, Raised):
             self._failed(live, said.end)
         elif said.reports and self.decisions.verdict(live.number, said.reports[-1].step) == "hold":

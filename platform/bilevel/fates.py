@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from bilevel.events import Ended
+from bilevel.events import Completed, Ended
 from bilevel.history import Trial
 from bilevel.study import Study
 
 WORST = 1e9
 """The violation of a limit on a metric that is not known."""
+
+
+def returned(trial: Trial, end: Completed) -> tuple[str, str | None]:
+    """The state of a trial whose objective has returned, and why, if it is not completed."""
+    if end.pruned:
+        return "stopped", "it pruned itself"
+    if 0 < trial.since == trial.step:  # a member whose values were never trained with
+        return "stopped", "it moved at its end, and trained no further"
+    return "completed", None
 
 
 def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:

@@ -157,3 +157,17 @@ def test_a_configuration_that_draws_is_the_trials_own_too() -> None:
     assert first == again
     assert first.metrics != other.metrics
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def stumbling(config: Plain, run: Run) -> Iterator[Report]:
+    try:
+        yield Report(1, {"loss": 0.0})
+    finally:
+        raise KeyError("left open")
+
+
+def test_what_is_raised_on_the_way_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    hosted = script(stumbling).host(Order(4, 1, 11, {}), {})
+    assert isinstance(hosted.advance(None), Report)
+    assert hosted.close()
+    assert [record.getMessage() for record in caplog.records] == ["trial 4, when it was stopped: KeyError: 'left open'"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import random
 import sys
 import traceback
@@ -22,6 +23,8 @@ from bilevel.errors import BilevelError, TrialFailed
 from bilevel.events import Completed, Order, Raised, Report, Run, Tree, Units
 from bilevel.execute.callbacks import Lingers, as_generator
 from bilevel.space import Space
+
+log = logging.getLogger(__name__)
 
 RANDOM = "bilevel.random"
 """In a state that is kept: the global random generators as they were."""
@@ -101,7 +104,7 @@ class Hosted:
         self._last = -1
         self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
         self._searched, self._copies, self._alone = searched, copies, alone
-        self._inside = self._ended = self.lingers = False
+        self._inside = self._ended = self._lingers = False
         self._printed = _Printed(sys.stderr if echo else None)
         self._random: _Random | None = None
         self._settings: tuple[torch.dtype, int] | None = None
@@ -153,20 +156,20 @@ class Hosted:
         """What it has printed since the last call."""
         return self._printed.collect()
 
-    def close(self) -> None:
-        """End the objective where it stands; `lingers` says whether it is at work all the same."""
-        if self._ended:
-            return
-        with self.at_work(), self._printed.taken():
-            self._leave()
+    def close(self) -> bool:
+        """End the objective where it stands; whether nothing of it is at work any more."""
+        if not self._ended:
+            with self.at_work(), self._printed.taken():
+                self._leave()
+        return not self._lingers
 
     def _leave(self) -> None:
         try:
             self._generator.close()
         except Lingers:
-            self.lingers = True
-        except Exception:  # noqa: BLE001 what it raises on its way out is nobody's concern any more
-            return
+            self._lingers = True
+        except Exception as error:  # noqa: BLE001 the user's code on its way out, when its trial has been judged
+            log.warning("trial %d, when it was stopped: %s: %s", self.run.trial, type(error).__name__, error)
 
     def _fit(self, said: Any) -> tuple[Any, str | None]:
         """What an objective yields, its state as it can be kept; or what is wrong with it."""

@@ -140,8 +140,7 @@ class InlineStage:
         """End it where it stands."""
         if trial in self._hosted:
             _, hosted = self._hosted.pop(trial)
-            hosted.close()
-            if hosted.lingers:
+            if not hosted.close():
                 self._news.append(Fault("spoiled", f"trial {trial} was stopped, and computes on in this process"))
         self._turns = deque(turn for turn in self._turns if turn[0] != trial)
 

@@ -216,13 +216,12 @@ class BilevelWorker:
             if key not in self._kept:
                 return Missing()
             self.leave()
-        if self._spoiled:
-            return Spoiled()
-        if order is not None:
+            if self._spoiled:
+                return Spoiled()
             self._settings.apply()
             self._trial = _Playing(self._kept[key], order, self._cache)
         if self._trial is None:
-            return Missing()
+            return Spoiled() if self._spoiled else Missing()
         played = self._trial.go_on()
         if played.end is not None:
             self.leave()
@@ -290,10 +289,7 @@ class _Playing:
 
     def close(self) -> bool:
         """End it where it stands; whether it has ended."""
-        if self._hosted is None:
-            return True
-        self._hosted.close()
-        return not self._hosted.lingers
+        return self._hosted is None or self._hosted.close()
 
     def _wanted(self, report: Report) -> bool:
         """Whether it is time for a state: now and then, and sooner after a new best."""
