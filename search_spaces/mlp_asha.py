@@ -65,5 +65,5 @@ study = Study(
     trials=60,
     space=Space(Mlp, lr=Log(1e-5, 1e-1), width=LogInt(8, 256), act=OneOf("relu", "gelu")),
     search=TPE(),
-    stop=ASHA(first=1, factor=3, last=27),
+    stop=ASHA(last=27),
 )

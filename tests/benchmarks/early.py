@@ -69,11 +69,11 @@ class _Trial:
         return Told(seen[-1][1:], step=self.epoch, stopped=stopped, curve=seen)
 
 
-def run(search: Search, name: str, seed: int, *, stop: bool) -> float:
+def run(search: Search, name: str, seed: int, stop: ASHA | None) -> float:
     """The regret of the best complete trial at the cost."""
     key = Key((seed,))
     searcher: Searcher = search.open(Problem(PARAMETERS, key.child("search"), fidelity=EPOCHS if stop else None))
-    stopper: Stopper | None = ASHA(first=1, factor=3, last=EPOCHS).open() if stop else None
+    stopper: Stopper | None = stop.open() if stop else None
     clock: list[tuple[float, int, _Trial]] = []
     count, best = 0, math.inf
 

@@ -214,12 +214,12 @@ def test_a_search_of_twenty_trials_is_there_whole_nested_and_without_a_warning(s
     assert again == ({"1", "2"} if study == "asha" else {"1", "4"})
 
 
-def test_the_compare_page_shows_the_fifty_best(tmp_path: Path) -> None:
+def test_the_compare_page_shows_the_ten_best(tmp_path: Path) -> None:
     folder = journals.folder(tmp_path)
     journals.write(folder, journals.search(70))
     status = sync(folder, f"sqlite:///{tmp_path}/mlflow.db")
     best = rows(
-        tmp_path, "select run_uuid from latest_metrics where key = 'objective' and step = 1 order by value limit 50"
+        tmp_path, "select run_uuid from latest_metrics where key = 'objective' and step = 1 order by value limit 10"
     )
     named = status.links["compare"].partition("runs=")[2].partition("&")[0]
     assert named == "%5B%22" + "%22%2C%22".join(run for (run,) in best) + "%22%5D"

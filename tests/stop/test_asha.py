@@ -57,10 +57,18 @@ def test_decisions_are_those_of_the_definition(
 
 
 def test_rungs_are_those_of_the_paper() -> None:
-    assert ASHA(last=81).rungs == (1, 3, 9, 27)
+    assert ASHA(first=1, last=81).rungs == (1, 3, 9, 27)
     assert ASHA(first=4, factor=4, last=256).rungs == (4, 16, 64)
     assert ASHA(first=5, last=16).rungs == (5, 15)
     assert ASHA(first=5, last=15).rungs == (5,)
+
+
+def test_the_first_rung_is_a_ninth_of_the_way_unless_it_is_said() -> None:
+    assert ASHA(last=27).rungs == (3, 9)
+    assert ASHA(last=1000).rungs == (111, 333, 999)
+    assert ASHA(last=7).rungs == (1, 3)
+    assert repr(ASHA(last=27)) == "ASHA(first=3, factor=3, last=27)"
+    assert ASHA(last=27) == ASHA(first=3, last=27)
 
 
 def test_one_in_factor_goes_on_at_each_rung() -> None:
@@ -68,7 +76,7 @@ def test_one_in_factor_goes_on_at_each_rung() -> None:
 
     So at upper rungs, where few have come yet, more go on than in the end should have.
     """
-    rule, reached = ASHA(last=81), dict.fromkeys((1, 3, 9), 0)
+    rule, reached = ASHA(first=1, last=81), dict.fromkeys((1, 3, 9), 0)
     draws = random.Random(0)
     for _ in range(10):
         stopper = rule.open()
@@ -83,7 +91,7 @@ def test_one_in_factor_goes_on_at_each_rung() -> None:
 
 
 def test_the_first_at_a_rung_goes_on_and_then_only_the_best_until_there_are_enough() -> None:
-    stopper = ASHA(factor=3, last=9).open()
+    stopper = ASHA(first=1, factor=3, last=9).open()
     values = [5.0, 6.0, 4.0, 4.5, 4.2, 4.1, 4.05]
     stopped = [stopper.report(trial, 1, value) for trial, value in enumerate(values)]
     assert stopped == [False, True, False, True, True, False, False]  # from the sixth on two of them go on
@@ -100,7 +108,7 @@ def test_who_reports_seldom_meets_a_rung_once_at_the_first_report_beyond_it() ->
 
 def stops_at(step: int) -> bool:
     """Whether a worse trial, good until then, is stopped at this step, beside one that always has 1."""
-    stopper = ASHA(last=81).open()
+    stopper = ASHA(first=1, last=81).open()
     for before in range(5, 81, 5):
         stopper.report(0, before, 1.0)
     for before in range(5, step, 5):
@@ -125,7 +133,7 @@ def test_with_upto_later_trials_are_not_looked_at() -> None:
 
 
 def test_ten_thousand_trials_cost_microseconds_each() -> None:
-    stopper, draws = ASHA(last=81).open(), random.Random(1)
+    stopper, draws = ASHA(first=1, last=81).open(), random.Random(1)
     began, reports = time.perf_counter(), 0
     for trial in range(10_000):
         for step in range(1, 82):
@@ -142,6 +150,8 @@ def test_ten_thousand_trials_cost_microseconds_each() -> None:
         ({"last": 9, "factor": 1}, "factor=1"),
         ({"last": 9, "factor": 2.5}, "factor=2.5"),
         ({"last": True}, "last=True"),
+        ({"last": "27"}, "last='27'"),
+        ({"last": 1}, "last=1 is not beyond first=1"),
         ({"last": 3, "first": 3}, "last=3 is not beyond first=3"),
     ],
 )

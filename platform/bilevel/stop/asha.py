@@ -11,6 +11,8 @@ from bilevel.errors import BadInput
 from bilevel.stop.port import check_whole
 from bilevel.stop.rung import Rung
 
+_NINTH = 9
+
 
 @dataclass(frozen=True, kw_only=True)
 class ASHA:
@@ -31,11 +33,14 @@ class ASHA:
         BadInput: an option that cannot work.
     """
 
-    first: int = 1
+    first: int = None  # type: ignore[assignment]  # never None once it is made
     factor: int = 3
     last: int
 
     def __post_init__(self) -> None:
+        if self.first is None:
+            check_whole(self, "last", self.last, 1, "the last step of a trial")
+            object.__setattr__(self, "first", max(1, self.last // _NINTH))
         check(self, self.first, self.factor, self.last)
 
     @property
