@@ -8,15 +8,18 @@ import random
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import torch
 
 from bilevel import ASHA, TPE, Grid, Inline, OneOf, Ray, Report, Run, Study, Tune, figures, run
 from bilevel.errors import BadInput
-from bilevel.events import Fault, Kept
+from bilevel.events import Fault, Kept, Reported
 from bilevel.execute import stage as stages
 from bilevel.record.folder import RunFolder
 from support import storms, trying
@@ -117,6 +120,41 @@ def test_without_a_number_as_many_trials_run_as_the_cluster_has_room_for(
 ) -> None:
     result = run(hill(learning, trials=2), on=place(), store=tmp_path, track="none")
     assert RunFolder(result.folder).document()["execution"]["slots"] == 3
+
+
+class Data:
+    """Two megabytes that write down when they are packed and unpacked, and in which process."""
+
+    def __init__(self, log: Path, x: torch.Tensor, what: str = "made") -> None:
+        self.log, self.x = log, x
+        self.note(what)
+
+    def note(self, what: str) -> None:
+        with self.log.open("a") as out:
+            out.write(f"{what} {os.getpid()}\n")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.note("packed")
+        return Data, (self.log, self.x, "unpacked")
+
+
+@pytest.mark.usefixtures("cluster", "plain")
+def test_what_an_objective_names_is_packed_once_and_unpacked_once_in_each_worker(tmp_path: Path) -> None:
+    data = Data(tmp_path / "log", torch.ones(500_000))
+
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        while data.log.read_text().count("unpacked") < 2:  # the other worker is still starting
+            time.sleep(0.05)
+        yield Report(1, {"loss": float(data.x.sum()) * config.x, "worker": os.getpid()})
+
+    result = run(hill(train, trials=12), on=Ray(workers=2), store=tmp_path / "store", track="none", slots=2)
+    reported = [event for event in RunFolder(result.folder).events() if isinstance(event, Reported)]
+    workers = {int(event.metrics["worker"]) for event in reported}
+    assert len(reported) == 12
+    assert len(workers) == 2
+    noted = [line.split() for line in data.log.read_text().splitlines()]
+    assert [what for what, _ in noted].count("packed") == 1
+    assert sorted(int(pid) for what, pid in noted if what == "unpacked") == sorted(workers)
 
 
 def deadly(config: Hill, run: Run) -> Iterator[Report]:
