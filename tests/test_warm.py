@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from bilevel import Inline, Log, Random, Report, Result, Run, Space, Study, Uniform, run, warm
+from bilevel import ASHA, Inline, Log, Random, Report, Result, Run, Space, Study, Uniform, run, warm
 from bilevel.errors import BadInput
 from bilevel.record import folder as folders
 from support.tiny import Said
@@ -81,6 +81,35 @@ def test_an_experiment_of_mlflow_tells_the_same(tmp_path: Path) -> None:
     assert [(said["point"], said["values"]) for said in by_mlflow] == [
         (said["point"], said["values"]) for said in by_store
     ]
+
+
+def falling(config: Config, run: Run) -> Iterator[Report]:
+    """At its best, the rate, at step 2 of 4."""
+    for step, more in enumerate((0.2, 0.0, 0.4, 0.3), 1):
+        yield Report(step, {"loss": config.lr + more})
+
+
+@pytest.mark.parametrize(("value", "more"), [("last", 0.3), ("best", 0.0)])
+@pytest.mark.parametrize("name", ["first", "mlflow:first"])
+def test_earlier_trials_are_told_as_this_study_values_them(name: str, value: Any, more: float, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run(study(objective=falling, trials=4), on=Inline(), store=tmp_path, track=uri, watch=Said())
+    told = warm.collect(study(objective=falling, value=value, warm_start=(name,)), tmp_path, uri)
+    assert [said["values"] for said in told] == [[pytest.approx(said["point"]["lr"] + more)] for said in told]
+    assert len(told) == 4
+
+
+def test_stopped_trials_are_told_at_the_step_that_they_came_to(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    halved = study(objective=falling, stop=ASHA(first=1, factor=2, last=4))
+    run(halved, on=Inline(), store=tmp_path, track=uri, watch=Said())
+    by_store, by_mlflow = (
+        warm.collect(study(objective=falling, warm_start=(name,)), tmp_path, uri) for name in ("first", "mlflow:first")
+    )
+    stopped = [said for said in by_store if said["stopped"]]
+    assert {said["step"] for said in stopped} <= {1, 2}
+    assert len(stopped) > 3
+    assert [said for said in by_mlflow if said["stopped"]] == stopped
 
 
 def test_what_was_interrupted_tells_nothing(tmp_path: Path) -> None:

@@ -89,10 +89,13 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
     from bilevel.record.mlflow.earlier import earlier  # dear, and rarely wanted
 
     said: list[dict[str, Any]] = []
-    runs = earlier(uri, name)
+    best = study.value == "best"
+    runs = earlier(uri, name, study.metric, curves=best)
     for run in runs:
         point = spaces.point_of(study.space, run.config)
         values = [run.metrics.get(metric) for metric in study.objectives]
+        if best and run.curve:
+            values[0] = study.sign * min(study.sign * value for _, value in run.curve)
         if point is None or (run.finished and None in values):
             continue
         ways = [1 if minimize else -1 for minimize in study.objectives.values()]
@@ -100,7 +103,8 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
         good = run.finished and all(map(math.isfinite, told))
         violation = excess(study, run.metrics) if good else 0.0
         if math.isfinite(violation):
-            said.append(_entry(point, told if good else None, 0, run.stopped, violation))
+            step = max((step for step, _ in run.curve), default=0)
+            said.append(_entry(point, told if good else None, step, run.stopped, violation))
     if not said:
         wanted = ", ".join([*(p.path for p in study.parameters), *study.objectives])
         raise BadInput(
@@ -126,8 +130,11 @@ def _said(study: Study, history: History, trial: Trial) -> dict[str, Any] | None
         violation = excess(study, trial.metrics)
         if math.isinf(violation):
             return None
+        reported = list(trial.values or (trial.objective,))
+        if study.value == "best" and trial.best is not None:  # which the earlier study may not have gone by
+            reported[0] = trial.best
         ways = [1 if minimize else -1 for minimize in history.objectives.values()]
-        values = [way * value for way, value in zip(ways, trial.values or (trial.objective,), strict=True)]
+        values = [way * value for way, value in zip(ways, reported, strict=True)]
     return _entry(point, values, trial.step, trial.state == "stopped", violation)
 
 

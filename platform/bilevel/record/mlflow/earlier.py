@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ PAGE = 1000
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run that has ended: parameters by name, the last value of each metric, and whether it came to its end."""
+    """A run that has ended: parameters by name, the last value of each metric, and whether it came to its end.
+
+    `curve` has the objective's finite values by step, as far as it was asked for.
+    """
 
     config: Mapping[str, Any]
     metrics: Mapping[str, float]
@@ -24,20 +28,27 @@ class Earlier:
     stopped: bool
     place: tuple[int, int]
     """When it began [ms], and its number in its study: several may begin within a millisecond."""
+    curve: tuple[tuple[int, float], ...] = ()
 
 
-def earlier(uri: str, experiment: str) -> list[Earlier]:
+def earlier(uri: str, experiment: str, metric: str, *, curves: bool) -> list[Earlier]:
     """The ended runs of an experiment, oldest first; parents of our own studies and interrupted runs are left out.
+
+    Args:
+        uri: of the tracking server or its database.
+        experiment: its name.
+        metric: the objective.
+        curves: ask for its course in all runs, a question each; without, in those that were stopped alone.
 
     Raises:
         BadInput: there is no such experiment.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow about its own use of SQLAlchemy
-        return sorted(_ended(uri, experiment), key=lambda run: run.place)
+        return sorted(_ended(uri, experiment, metric, curves=curves), key=lambda run: run.place)
 
 
-def _ended(uri: str, experiment: str) -> Iterator[Earlier]:
+def _ended(uri: str, experiment: str, metric: str, *, curves: bool) -> Iterator[Earlier]:
     from mlflow import MlflowClient
 
     client = MlflowClient(uri, uri)
@@ -60,7 +71,11 @@ def _ended(uri: str, experiment: str) -> Iterator[Earlier]:
                 if run.info.status == "KILLED" and not stopped:  # interrupted: what it had come to is no result
                     continue
                 place = (run.info.start_time, int(run.data.tags.get("bilevel.trial", 0)))
-                yield Earlier(config, dict(run.data.metrics), run.info.status != "FAILED", stopped, place)
+                known = (curves or stopped) and metric in run.data.metrics
+                points = client.get_metric_history(run.info.run_id, metric) if known else ()
+                curve = sorted((point.step, point.value) for point in points if math.isfinite(point.value))
+                finished = run.info.status != "FAILED"
+                yield Earlier(config, dict(run.data.metrics), finished, stopped, place, tuple(curve))
         token = page.token
         if not token:
             return
