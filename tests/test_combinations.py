@@ -253,6 +253,10 @@ CANNOT: dict[str, tuple[Callable[[], Any], str]] = {
         changed(space=PLAIN, search=None, where=bool),
         "where is for searched values, and the space has none; .* leave where out",
     ),
+    "earlier runs for what is only known on the way": (
+        changed(**ASKED["define by run"], warm_start=("first",)),
+        "warm_start is for searched values, and the space has none; write them as dimensions, .* leave warm_start out",
+    ),
     "one point": (changed(points={"x": 0.5}), "points={'x': 0.5}; it takes a list of configurations"),
     "a point of another space": (changed(points=[{"z": 1}]), "z: no searched value is called so; there are x"),
     "a point beyond": (changed(points=[{"x": 3.0}]), "x: 3.0 is none of its values, Uniform(0.0, 1.0)"),

@@ -248,7 +248,7 @@ def _check_search(study: Study) -> None:
         raise BadInput(f"Study {study.name}: points={study.points!r}; it takes a list of configurations, as [{{...}}]")
     suggests = getattr(study.objective, "suggests", False)
     if not study.parameters:
-        for name in ("points", "where"):
+        for name in ("points", "where", "warm_start"):
             if getattr(study, name):
                 raise BadInput(
                     f"Study {study.name}: {name} is for searched values, and the space has none; write them as"
