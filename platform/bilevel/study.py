@@ -46,7 +46,8 @@ class Study:
         target: the study is complete when the objective is as good as this.
         plateau: no more trials are asked for when so many in a row brought nothing better.
         warm_start: earlier runs of the same store, by id or by the name of their study, or "mlflow:EXPERIMENT", whose
-            trials the search is told first, where they fit.
+            trials the search is told first, where they fit. TPE and GP compare them with the study's own by rank: their
+            losses may have another scale.
         cpus, gpus: what a trial needs, fractions too, if it does not spread its work.
         isolation: "actor": trials follow each other on warm workers; "process": each has a new one.
         deterministic: which trials are tried depends on `slots`, but not on timing.

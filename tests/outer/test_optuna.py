@@ -9,12 +9,13 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bilevel.dimensions import Dimension, Int, Log, LogInt, Normal, OneOf, Parameter, Uniform
 from bilevel.episodes import Key
 from bilevel.outer import GP, NSGA2, TPE, Random
 from bilevel.outer.history import Best, Front, Generations, Memory, Rungs, axis
+from bilevel.outer.samplers import BROKEN, FAILED, aligned
 from bilevel.outer.search import Point, Problem, Search, Told
 
 SQUARE = (Parameter("x", "x", Uniform(-1.0, 1.0)), Parameter("y", "y", Uniform(-1.0, 1.0)))
@@ -241,3 +242,65 @@ def test_a_space_may_grow(search: Search) -> None:
         assert set(asked) == ({"x"} if number < 5 else {"x", "y", "opt"})
         searcher.asked(number, asked)
         searcher.tell(number, asked, Told((asked["x"] ** 2,)))
+
+
+# -- earlier runs ------------------------------------------------------------------------------------------------------
+
+
+def complete(number: int, *values: float, violation: float = 0.0) -> FrozenTrial:
+    trial = create_trial(values=values, constraints={BROKEN: violation})
+    trial.number = number
+    return trial
+
+
+def test_earlier_trials_get_the_value_of_the_same_rank_each_among_its_own() -> None:
+    earlier = [complete(number, 1000.0 + number, -number) for number in range(1, 10)]
+    own = [complete(number, 10.0 * (number - 20), 0.0) for number in range(20, 29)]
+    broken, out = complete(30, 0.0, 0.0, violation=FAILED), create_trial(state=TrialState.RUNNING)
+    found = aligned([*earlier, *own, broken, out], {trial.number for trial in earlier} | {30})
+    assert [trial.values[0] for trial in found[:9]] == pytest.approx([trial.values[0] for trial in own])
+    assert {trial.values[1] for trial in found[:9]} == {0.0}  # their own are all alike
+    assert found[9:] == [*own, broken, out]
+    assert earlier[0].values == [1001.0, -1.0]  # what is kept stays as it was told
+    few = [*earlier, *own[:4]]
+    assert aligned(few, {trial.number for trial in earlier}) == few
+
+
+@pytest.mark.parametrize("search", [TPE(startup=4), GP(startup=4)])
+@pytest.mark.parametrize("scale", [lambda value: 1e4 + 1e3 * value, lambda value: 1e-3 * math.exp(value)])
+def test_the_scale_of_earlier_runs_does_not_matter(search: Search, scale: Callable[[float], float]) -> None:
+    def answers(told: Callable[[float], float]) -> list[Point | None]:
+        searcher = search.open(Problem(SQUARE, Key((3,))))
+        for number, (point, _) in enumerate(earlier, 1):
+            searcher.tell(-number, point, Told((told(bowl(point)),)))
+        for number, (point, result) in enumerate(own):
+            searcher.asked(number, point)
+            searcher.tell(number, point, result)
+        return [searcher.ask(number) for number in range(6, 9)]
+
+    earlier, own = (run(Random(), SQUARE, bowl, trials=trials, seed=trials) for trials in (20, 6))
+    assert answers(scale) == answers(lambda value: value)
+
+
+def test_an_earlier_run_on_another_scale_helps_and_its_trials_do_not_hide_those_of_this_run() -> None:
+    """Its losses are all smaller, and its optimum is a little off: what is told as it was would be searched there."""
+
+    def off(point: Point) -> float:
+        return 1e-3 * ((point["x"] - 0.3) ** 2 + (point["y"] + 0.1) ** 2)
+
+    def found(seed: int) -> tuple[float, float]:
+        searcher = TPE().open(Problem(SQUARE, Key((seed,))))
+        for number, (point, told) in enumerate(run(TPE(), SQUARE, off, trials=30, seed=100 + seed), 1):
+            searcher.tell(-number, point, told)
+        values = []
+        for number in range(40):
+            point = searcher.ask(number)
+            assert point is not None
+            values.append(bowl(point))
+            searcher.asked(number, point)
+            searcher.tell(number, point, Told((values[-1],)))
+        return statistics.mean(values[:10]), min(values[10:])
+
+    early, late = zip(*map(found, range(5)), strict=True)
+    assert statistics.mean(early) < 0.7  # by chance it would be 1.1
+    assert statistics.mean(late) < 0.004  # the earlier optimum has 0.13

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -20,6 +21,8 @@ BROKEN = "violation"
 FAILED = 1e300
 """The violation of a trial that failed: more than any other's."""
 _REDRAWS = 10
+_FEW = 5
+"""Trials of this run from which on those of earlier runs are compared with them by rank."""
 
 
 class Modelled:
@@ -60,6 +63,7 @@ class Modelled:
         self._fill = fill
         self._view = View(problem.objectives)
         self._places: dict[int, int] = {}
+        self._earlier: set[int] = set()
         self._seen = 0
         self._told = 0
         self._set(problem.parameters)
@@ -91,7 +95,7 @@ class Modelled:
         key = self._problem.key.child(number)
         generator, width = key.numpy(), len(self._parameters)
         if self._told >= self._startup and not (self._chance and number % self._chance == 0):
-            trials = [self._whole(trial) for trial in self._ready(self._history.trials)]
+            trials = [self._whole(trial) for trial in self._ready(aligned(self._history.trials, self._earlier))]
             sampler = self._make(key.integer() % 2**32, trials)
             study = self._view.study(sampler, trials)
             for _ in range(_REDRAWS):
@@ -166,4 +170,34 @@ class Modelled:
             self._seen += 1
             self._places[number] = self._seen
         trial.number = self._places[number]
+        if number < 0:
+            self._earlier.add(trial.number)
         return trial
+
+
+def aligned(trials: list[FrozenTrial], earlier: Container[int]) -> list[FrozenTrial]:
+    """The same trials, those of earlier runs with values of this run: of the same rank, each among its own.
+
+    On other data losses have another scale: as they are, all of the earlier trials might look better than any of this
+    run, which so would never count. On the same data little is lost (`tests/benchmarks/warm.py` measures both).
+    """
+    known = [t for t in trials if t.state == TrialState.COMPLETE and t.constraints[BROKEN] < FAILED]
+    before = [trial for trial in known if trial.number in earlier]
+    own = np.sort([trial.values for trial in known if trial.number not in earlier], axis=0)  # [trials, objectives]
+    if not before or len(own) < _FEW:
+        return trials
+    there = np.array([trial.values for trial in before])
+    middles = (np.arange(len(own)) + 0.5) / len(own)
+    columns = []
+    for theirs, ours in zip(there.T, own.T, strict=True):
+        ordered = np.sort(theirs)
+        ranks = (np.searchsorted(ordered, theirs) + np.searchsorted(ordered, theirs, side="right")) / (2 * len(before))
+        columns.append(np.interp(ranks, middles, ours))
+    values = dict(zip((trial.number for trial in before), np.stack(columns, axis=1).tolist(), strict=True))
+    return [_with(trial, values[trial.number]) if trial.number in values else trial for trial in trials]
+
+
+def _with(trial: FrozenTrial, values: list[float]) -> FrozenTrial:
+    other = copy.copy(trial)
+    other.values = values
+    return other
