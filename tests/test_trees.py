@@ -82,6 +82,11 @@ def test_packed_and_back_is_the_same_tree_in_aligned_memory_of_its_own() -> None
     assert trees.unpack(packed)["f"].abs().sum() > 0
 
 
+def test_a_tree_of_nothing_but_empty_tensors_travels() -> None:
+    back = trees.unpack(trees.pack({"hits": torch.empty(0), "rows": torch.empty(0, 3, dtype=torch.int64)}))
+    assert (tuple(back["hits"].shape), tuple(back["rows"].shape), back["rows"].dtype) == ((0,), (0, 3), torch.int64)
+
+
 def test_numpy_arrays_travel_as_tensors() -> None:
     assert torch.equal(trees.unpack(trees.pack({"a": np.arange(3)}))["a"], torch.arange(3))
 
@@ -94,8 +99,10 @@ def test_numpy_arrays_travel_as_tensors() -> None:
         {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)},
         {"v": torch.tensor([1.0, 2.0])},
         {"w": torch.tensor([1.0, 2.0]), "n": 1},
+        {"w": torch.tensor([1.0, 2.0]).bfloat16()},
+        {"w": torch.tensor([1.0, 2.0]), 1: torch.tensor([1.0])},
     ],
-    ids=["value", "shape", "type", "name", "leaf"],
+    ids=["value", "shape", "type", "name", "leaf", "brain", "number"],
 )
 def test_digest_tells_apart(other: dict[str, object]) -> None:
     assert trees.digest({"w": torch.tensor([1.0, 2.0])}) != trees.digest(other)

@@ -99,7 +99,9 @@ def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any]
         if isinstance(event, Reported):
             reports.setdefault(event.trial, []).append((event.step, event.metrics))
     best = history.best()
-    shown = (state or {}).get("exhibit") or None
+    shown = (state or {}).get("exhibit")
+    if not isinstance(shown, Mapping) or not {"support", "query", "predictions"} <= shown.keys():
+        shown = None  # a user's own state may have something of this name
     number = None if best is None else best.number
     return figures.History(reports=reports, exhibit=shown, metric=history.metric, best=number)
 

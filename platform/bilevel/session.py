@@ -123,7 +123,7 @@ class Session:
         best = history.best()
         state = results.final_state(self.folder, best) if best is not None else None
         tasks = None if best is None else getattr(self.study.build(best.point), "tasks", None)
-        if best is not None and state is not None and "learned" in state:
+        if best is not None and state is not None and tasks is not None and "learned" in state:
             described = {"study": self.study.name, "run_id": self.folder.run_id, "config": dict(best.config)}
             model.write(self.folder.path / "model", state["learned"], described, getattr(tasks, "scaling", None))
         search = results.search(self.folder, self.study) if len(history.trials) > 1 else None

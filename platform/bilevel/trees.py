@@ -11,6 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NOT_NUMPYS = frozenset((torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2))
+KEPT = NOT_NUMPYS | frozenset((
+    torch.bool, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32,
+    torch.uint64, torch.float16, torch.float32, torch.float64, torch.complex64,
+))  # fmt: skip
+"""Types of tensors that safetensors can hold."""
+
 ALIGNED = 64
 """Bytes to whose multiples torch aligns the tensors that it makes."""
 
@@ -23,10 +30,17 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """`(dotted path, leaf)` of a nested dict, in name order (insertion order does not count)."""
     if isinstance(tree, Mapping):
-        for name in sorted(tree):
+        for name in sorted(tree, key=_order):
             yield from leaves(tree[name], f"{path}.{name}" if path else str(name))
     else:
         yield path, tree
+
+
+def _order(name: Any) -> tuple[int, Any]:
+    """Words, then numbers, then the rest: a tree may have all of them as names."""
+    if isinstance(name, str):
+        return 0, name
+    return (1, name) if isinstance(name, int | float) else (2, str(name))
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -66,16 +80,24 @@ def storable(tree: Any, path: str = "", *, copy: bool = False) -> Any:
         TypeError: something else is in it; the message says where and what.
     """
     if isinstance(tree, Tensor):
+        if tree.layout != torch.strided or tree.is_quantized or tree.dtype not in KEPT:
+            kind = str(tree.dtype if tree.layout == torch.strided else tree.layout).removeprefix("torch.")
+            raise TypeError(f"{path or 'it'} is a tensor of {kind}; a checkpoint cannot hold it")
         return tree.detach().clone() if copy else tree
     if isinstance(tree, str | int | float | bool | None):
         return tree
     if isinstance(tree, dict):
+        for name in tree:
+            if not isinstance(name, str | int | float | None):
+                raise TypeError(
+                    f"{path or 'it'} has the key {name!r}, a {type(name).__name__}; keys are words or numbers"
+                )
         return {name: storable(leaf, f"{path}.{name}" if path else str(name), copy=copy) for name, leaf in tree.items()}
     if isinstance(tree, list | tuple):
         return [storable(leaf, f"{path}.{index}", copy=copy) for index, leaf in enumerate(tree)]
-    if isinstance(tree, np.ndarray) and tree.dtype.kind in "biufc":
-        return torch.tensor(tree)
-    if isinstance(tree, np.generic):
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "biufc" and tree.dtype.itemsize <= 8:
+        return torch.tensor(np.ascontiguousarray(tree, dtype=tree.dtype.newbyteorder("=")))
+    if isinstance(tree, np.generic) and isinstance(tree.item(), str | int | float):
         return tree.item()
     raise TypeError(
         f"{path or 'it'} is a {type(tree).__name__}; it takes tensors, numpy arrays, numbers, words, lists and dicts"
@@ -128,7 +150,13 @@ def pack(tree: Any) -> Packed:
 def unpack(packed: Packed) -> Any:
     """The tree that was packed, in writable memory of its own, each tensor aligned as torch aligns."""
     data = torch.tensor(packed.data)  # a copy: numpy aligns to 16 bytes, and the bits of a product may depend on it
-    return _map(_Place, lambda at: data[at.start : at.end].view(at.dtype).reshape(at.shape), packed.tree)
+
+    def tensor(at: _Place) -> Tensor:
+        if at.start == at.end:
+            return torch.empty(at.shape, dtype=at.dtype)
+        return data[at.start : at.end].view(at.dtype).reshape(at.shape)
+
+    return _map(_Place, tensor, packed.tree)
 
 
 def digest(tree: Any) -> str:
@@ -136,9 +164,10 @@ def digest(tree: Any) -> str:
     sha = hashlib.sha256()
     for path, leaf in leaves(tree):
         if isinstance(leaf, Tensor):
-            array = np.ascontiguousarray(leaf.detach().cpu().numpy())
-            sha.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
-            sha.update(array.reshape(-1).view(np.uint8).data)
+            tensor = leaf.detach().cpu().contiguous()
+            kind = str(tensor.dtype) if tensor.dtype in NOT_NUMPYS else tensor.numpy().dtype.str
+            sha.update(f"{path}\0{kind}\0{tuple(tensor.shape)}\0".encode())
+            sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         else:
             sha.update(f"{path}\0{leaf!r}\0".encode())
     return sha.hexdigest()

@@ -109,6 +109,79 @@ def test_what_cannot_be_kept_fails_the_trial_and_says_where() -> None:
     )
 
 
+SMALL = torch.zeros(2)
+CANNOT = {
+    "a.k has the key (0, 1), a tuple; keys are words or numbers": {"a": {"k": {(0, 1): SMALL}}},
+    "w is a tensor of complex128; a checkpoint cannot hold it": {"w": SMALL.to(torch.complex128)},
+    "w is a tensor of sparse_coo; a checkpoint cannot hold it": {"w": torch.eye(2).to_sparse()},
+    "w is a ndarray; it takes": {"w": np.zeros(2, dtype="complex128")},
+    "n is a complex64; it takes": {"n": np.complex64(1)},
+    "n is a datetime64; it takes": {"n": np.datetime64("2020-01-01")},
+    "state is a Tensor; it takes a dict": SMALL,
+    "state is a list; it takes a dict": [SMALL],
+}
+
+
+@pytest.mark.parametrize("reason", CANNOT)
+def test_a_state_that_no_checkpoint_can_hold_fails_its_trial_alone(reason: str) -> None:
+    def bad(config: Plain, run: Run) -> Iterator[Report]:
+        yield Report(1, {"loss": 0.0}, CANNOT[reason])  # type: ignore[arg-type]
+
+    said = script(bad).host(Order(0, 1, 1, {}), {}).advance(None)
+    assert isinstance(said, Raised)
+    assert reason in said.reason
+
+
+def test_a_state_of_many_kinds_comes_back(tmp_path: Path) -> None:
+    numbers = np.arange(3.0)
+    state = {
+        "turned": numbers[::-1],
+        "foreign": numbers.astype(">f4"),
+        "half": SMALL.bfloat16(),
+        "complex": torch.tensor([1 + 2j]).conj(),
+        "none": torch.empty(0),
+        "mixed": {1: SMALL, "a": SMALL + 1, None: "n"},
+        "learned": {"w": SMALL.bfloat16(), 3: SMALL},
+    }
+    kept = trees.storable(state, copy=True)
+    trees.digest(kept)
+    checkpoints.save(tmp_path / "c", trees.unpack(trees.pack(kept)))
+    back = checkpoints.load(tmp_path / "c")
+    assert back["turned"].tolist() == [2.0, 1.0, 0.0]
+    assert back["foreign"].tolist() == [0.0, 1.0, 2.0]
+    assert back["half"].dtype == torch.bfloat16
+    assert back["complex"].tolist() == [1 - 2j]
+    assert back["mixed"].keys() == {1, "a", None}
+    assert back["mixed"]["a"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_trial_that_waits_within_no_grad_leaves_the_others_theirs(mode: Any) -> None:
+    def looks(config: Plain, run: Run) -> Iterator[Report]:
+        for step in range(1, 4):
+            inside = torch.is_grad_enabled()
+            with mode():
+                yield Report(step, {"before": inside, "within": torch.is_grad_enabled()})
+                assert not torch.is_grad_enabled()
+                assert torch.is_inference_mode_enabled() is (mode is torch.inference_mode)
+
+    def trains(config: Plain, run: Run) -> Iterator[Report]:
+        w = torch.ones(2, requires_grad=True)
+        for step in range(1, 4):
+            (w * 2).sum().backward()
+            yield Report(step, {"loss": 0.0})
+
+    first, second = (script(each).host(Order(0, 1, 1, {}), {}) for each in (looks, trains))
+    for _ in range(3):
+        said, other = first.advance(None), second.advance(None)
+        assert isinstance(said, Report)
+        assert said.metrics == {"before": True, "within": False}
+        assert isinstance(other, Report), other
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+    assert isinstance(first.advance(None), Completed)
+
+
 def test_an_optimizers_state_comes_back_with_its_numbered_entries(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 1)
     adam = torch.optim.Adam(model.parameters())

@@ -59,6 +59,22 @@ def test_what_was_saved_is_loaded_bit_by_bit(path: Path) -> None:
     assert path.parent.name == "trial-0000"
 
 
+def test_no_two_places_of_a_tree_are_confused(path: Path) -> None:
+    places = [
+        {"a/b": 1, "a": {"b": 2}}, {1: 1, "#1": 2}, {"a": [1], "a/0": 2}, {"a": {"": 1}, "a/": 2},
+        {"": {"b": 1}, "b": 2, "%": 3, "%25": 4}, {"__metadata__": 1, "%__metadata__": 2},
+        {"a": {"%2Fb": 1}, "a%2F": 2},
+    ]  # fmt: skip
+    tree = {f"{index}": _numbered(place) for index, place in enumerate(places)} | _numbered({"": 7, "__metadata__": 8})
+    assert same(checkpoints.load(path, checkpoints.save(path, tree)), tree)
+
+
+def _numbered(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _numbered(leaf) for name, leaf in tree.items()}
+    return [_numbered(leaf) for leaf in tree] if isinstance(tree, list) else torch.tensor([float(tree)])
+
+
 def test_tensors_are_readable_without_this_library_and_the_manifest_has_their_hashes(path: Path) -> None:
     digest = checkpoints.save(path, state())
     assert torch.equal(

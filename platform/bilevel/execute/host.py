@@ -104,10 +104,10 @@ class Hosted:
         self._last = -1
         self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
         self._searched, self._copies, self._alone = searched, copies, alone
-        self._inside = self._ended = self._lingers = False
+        self._inside = self._ended = self._lingers = self._inference = False
         self._printed = _Printed(sys.stderr if echo else None)
         self._random: _Random | None = None
-        self._settings: tuple[torch.dtype, int] | None = None
+        self._settings: tuple[Any, ...] | None = None
 
     def advance(self, answer: Any) -> Report | Units | Completed | Raised:
         """Let the objective go on to its next report, its units, or its end.
@@ -190,6 +190,8 @@ class Hosted:
                 return said, f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
         if said.state is None:
             return said, None
+        if not isinstance(said.state, dict):
+            return said, f"step {said.step}: state is a {type(said.state).__name__}; it takes a dict of what is kept"
         try:
             return dataclasses.replace(said, state=trees.storable(said.state, copy=self._copies)), None
         except TypeError as error:
@@ -207,14 +209,16 @@ class Hosted:
             _seed(self.run.seed)
         else:
             self._random.apply()
-        if self._settings is not None:
-            _set(*self._settings)
         try:
-            yield
+            with torch.inference_mode(self._inference):  # it cannot be set, only entered
+                _set(*(self._settings or settings))
+                try:
+                    yield
+                finally:
+                    self._inside, self._inference = False, torch.is_inference_mode_enabled()
+                    if not self._ended or self.state is not None:
+                        self._random, self._settings = _Random.here(), _settings()
         finally:
-            self._inside = False
-            if not self._ended or self.state is not None:
-                self._random, self._settings = _Random.here(), _settings()
             if before is not None:
                 before.apply()
             _set(*settings)
@@ -279,16 +283,24 @@ class _Random:
         torch.set_rng_state(torch_)
 
 
-def _settings() -> tuple[torch.dtype, int]:
-    """Torch's default type and its threads."""
-    return torch.get_default_dtype(), torch.get_num_threads()
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),  # `with torch.no_grad():` around a yield is common
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+)
+"""What of torch holds for the whole process (or thread): how to read it and how to set it."""
 
 
-def _set(dtype: torch.dtype, threads: int) -> None:
-    if dtype != torch.get_default_dtype():
-        torch.set_default_dtype(dtype)
-    if threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
+def _settings() -> tuple[Any, ...]:
+    return tuple(read() for read, _ in _SETTINGS)
+
+
+def _set(*values: Any) -> None:
+    for (read, write), value in zip(_SETTINGS, values, strict=True):
+        if read() != value:
+            write(value)
 
 
 @contextlib.contextmanager

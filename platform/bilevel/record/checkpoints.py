@@ -121,9 +121,8 @@ def _split(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = tree
         return {"tensor": path}
     if isinstance(tree, dict):
-        names = {name: name if isinstance(name, str) else f"#{name}" for name in tree}
         parts = {
-            name: _split(leaf, f"{path}/{names[name]}" if path else names[name], tensors) for name, leaf in tree.items()
+            name: _split(leaf, f"{path}/{_word(name)}" if path else _word(name), tensors) for name, leaf in tree.items()
         }
         if all(isinstance(name, str) for name in tree) and tree.keys() not in ({"tensor"}, {"items"}):
             return parts
@@ -131,6 +130,14 @@ def _split(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, list | tuple):
         return [_split(leaf, f"{path}/{i}", tensors) for i, leaf in enumerate(tree)]
     return tree
+
+
+def _word(name: Any) -> str:
+    """A name as part of a path: no two paths of a tree are the same, and none is a word of safetensors' own."""
+    if not isinstance(name, str):
+        return f"#{name}"
+    plain = name.replace("%", "%25").replace("/", "%2F").replace("#", "%23")
+    return f"%{plain}" if plain in ("", "__metadata__") else plain
 
 
 def _join(document: Any, tensors: dict[str, Tensor]) -> Any:
