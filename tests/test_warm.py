@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from bilevel import ASHA, Inline, Log, Random, Report, Result, Run, Space, Study, Uniform, run, warm
+from bilevel import ASHA, Inline, Log, OneOf, Random, Report, Result, Run, Space, Study, Uniform, run, warm
 from bilevel.errors import BadInput
 from bilevel.record import folder as folders
 from support.tiny import Said
@@ -110,6 +110,66 @@ def test_stopped_trials_are_told_at_the_step_that_they_came_to(tmp_path: Path) -
     assert {said["step"] for said in stopped} <= {1, 2}
     assert len(stopped) > 3
     assert [said for said in by_mlflow if said["stopped"]] == stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Something chosen."""
+
+    kind: Any
+
+
+def chosen(config: Kind, run: Run) -> Iterator[Report]:
+    yield Report(1, {"loss": float(len(str(config.kind)))})
+
+
+OPTIONS: tuple[tuple[Any, ...], ...] = (
+    ("18", "34"), ("true", "x y"), ("null", "no"), (True, False, None), (1, 2.5, "a"), ("it's", '"'),
+)  # fmt: skip
+
+
+def test_choices_are_told_as_they_were_though_mlflow_keeps_text(tmp_path: Path) -> None:
+    def trained(config: dict[str, Any], run: Run) -> Iterator[Report]:
+        yield Report(1, {"loss": 1.0})
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    space = Space(dict, **{f"choice{number}": OneOf(*options) for number, options in enumerate(OPTIONS)})
+    wanted = study(objective=trained, space=space, trials=8)
+    run(wanted, on=Inline(), store=tmp_path, track=uri, watch=Said())
+    by_store, by_mlflow = (
+        warm.collect(replace(wanted, warm_start=(name,)), tmp_path, uri) for name in ("first", "mlflow:first")
+    )
+    assert [repr(said["point"]) for said in by_mlflow] == [repr(said["point"]) for said in by_store]
+    assert len(by_mlflow) == 8
+
+
+def test_a_choice_that_others_recorded_is_read_as_python_prints_it(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.create_experiment("theirs")
+    for value in (True, False, None, "x"):
+        run_id = client.create_run(experiment).info.run_id
+        client.log_param(run_id, "kind", value)
+        client.log_metric(run_id, "loss", 1.0)
+        client.set_terminated(run_id, "FINISHED")
+    wanted = study(
+        objective=chosen, space=Space(Kind, kind=OneOf(True, False, None, "x")), warm_start=("mlflow:theirs",)
+    )
+    assert [said["point"]["kind"] for said in warm.collect(wanted, tmp_path, uri)] == [True, False, None, "x"]
+
+
+def test_what_reads_like_two_options_is_not_told(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    wanted = study(objective=chosen, space=Space(Kind, kind=OneOf("1", 1, "b")), trials=9)
+    run(wanted, on=Inline(), store=tmp_path, track=uri, watch=Said())
+    told = warm.collect(replace(wanted, warm_start=("mlflow:first",)), tmp_path, uri)
+    assert {said["point"]["kind"] for said in told} == {"b"}
+
+
+def test_an_experiment_that_is_not_there_makes_no_database(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no experiment 'first'"):
+        run(study(warm_start=("mlflow:first",)), on=Inline(), store=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_was_interrupted_tells_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 from bilevel import history as histories
 from bilevel import space as spaces
+from bilevel.dimensions import OneOf, same
 from bilevel.errors import BadInput
 from bilevel.fates import excess
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
 from bilevel.record import folder as folders
+from bilevel.record import projection
 from bilevel.record.folder import RunFolder
 from bilevel.study import Study
 
@@ -92,7 +95,7 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
     best = study.value == "best"
     runs = earlier(uri, name, study.metric, curves=best)
     for run in runs:
-        point = spaces.point_of(study.space, run.config)
+        point = spaces.point_of(study.space, _config(study, run.config))
         values = [run.metrics.get(metric) for metric in study.objectives]
         if best and run.curve:
             values[0] = study.sign * min(study.sign * value for _, value in run.curve)
@@ -112,6 +115,30 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
             f" {wanted} as parameters and metrics{_limited(study)}"
         )
     return said
+
+
+def _config(study: Study, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters as they were before somebody wrote them as text; what may have been several options is left out.
+
+    We write JSON, MLflow's `log_param` what Python prints (`True`).
+    """
+    config: dict[str, Any] = {}
+    for path, text in texts.items():
+        choices = [p.dimension for p in study.parameters if p.path == path and isinstance(p.dimension, OneOf)]
+        labels = [label for choice in choices for label in choice.labels]
+        alike = [label for label in labels if text in (projection.text(label), str(label))]
+        if not alike:
+            config[path] = _value(text)
+        elif all(same(label, alike[0]) for label in alike):
+            config[path] = alike[0]
+    return config
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _entry(

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bilevel.errors import BadInput
-from bilevel.record.tracking import redact
+from bilevel.record.tracking import redact, sqlite_file
 
 PAGE = 1000
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A run that has ended: parameters by name, the last value of each metric, and whether it came to its end.
+    """A run that has ended: parameters by name, as text, the last value of each metric, and whether it came to its end.
 
     `curve` has the objective's finite values by step, as far as it was asked for.
     """
 
-    config: Mapping[str, Any]
+    config: Mapping[str, str]
     metrics: Mapping[str, float]
     finished: bool
     stopped: bool
@@ -51,9 +49,10 @@ def earlier(uri: str, experiment: str, metric: str, *, curves: bool) -> list[Ear
 def _ended(uri: str, experiment: str, metric: str, *, curves: bool) -> Iterator[Earlier]:
     from mlflow import MlflowClient
 
-    client = MlflowClient(uri, uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    file = sqlite_file(uri)
+    client = MlflowClient(uri, uri) if file is None or file.exists() else None  # it would make a database
+    found = None if client is None else client.get_experiment_by_name(experiment)
+    if client is None or found is None:
         raise BadInput(f"warm_start: no experiment {experiment!r} in {redact(uri)}")
     token = None
     while True:
@@ -62,11 +61,11 @@ def _ended(uri: str, experiment: str, metric: str, *, curves: bool) -> Iterator[
         )
         for run in page:
             if run.info.status in ("FINISHED", "FAILED", "KILLED") and run.data.tags.get("bilevel.kind") != "study":
-                config = {name: _value(text) for name, text in run.data.params.items()}
+                config = dict(run.data.params)
                 for name, number in run.data.metrics.items():  # a member of a population ended with other values
                     path = name.removeprefix("config/")
                     if path != name and path in config:
-                        config[path] = int(number) if isinstance(config[path], int) else number
+                        config[path] = repr(int(number) if number.is_integer() else number)
                 stopped = run.data.tags.get("bilevel.state", "") == "stopped"
                 if run.info.status == "KILLED" and not stopped:  # interrupted: what it had come to is no result
                     continue
@@ -79,11 +78,3 @@ def _ended(uri: str, experiment: str, metric: str, *, curves: bool) -> Iterator[
         token = page.token
         if not token:
             return
-
-
-def _value(text: str) -> Any:
-    """A parameter as it was before it was written as text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
