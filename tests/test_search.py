@@ -40,6 +40,7 @@ from bilevel import (
 from bilevel import driver as drivers
 from bilevel.errors import BadInput
 from bilevel.events import Asked, Begun, Ended, Reported
+from bilevel.figures.views import incumbents
 from bilevel.record import shelf
 from bilevel.record.folder import RunFolder
 from support.spying import Spy
@@ -337,6 +338,49 @@ def test_of_repeats_that_fail_the_others_count(tmp_path: Path) -> None:
     _, history = searched(tmp_path, hill(train, repeats=2, trials=3, search=spy))
     assert history.ended == {"completed": 3, "stopped": 0, "failed": 3}
     assert [told.values for told in spy.told.values()] == [(history.trials[n].config["x"],) for n in (0, 2, 4)]
+
+
+def test_a_configuration_whose_seeds_fail_is_ranked_after_the_others(tmp_path: Path) -> None:
+    """It has the best value, and of three seeds two fail: so has it, for the search."""
+
+    def train(config: Hill, run: Run) -> float:
+        if config.x == 0.1 and run.trial % 3:
+            raise ValueError("diverged")
+        return config.x
+
+    spy = Spy(Grid())
+    study = hill(train, values={"x": OneOf(0.5, 0.1, 0.3)}, search=spy, trials=None, repeats=3)
+    folder, history = searched(tmp_path, study)
+    assert [leader.trial.config["x"] for leader in history.leaders()] == [0.3, 0.5, 0.1]
+    assert [told.values for told in spy.told.values()] == [(0.5,), None, (0.3,)]
+    found = results.search(folder)
+    assert incumbents(found, found.valued())[-1] == 0.3
+
+
+def test_the_feasible_come_before_the_confirmed(tmp_path: Path) -> None:
+    """The best three are confirmed, and break the limit only then."""
+
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        again = run.trial >= 5
+        yield Report(1, {"loss": config.x, "cost": 9.0 if again else 0.0})
+
+    values = {"x": OneOf(0.4, 0.3, 0.2, 0.1, 0.0)}
+    study = hill(train, values=values, search=Grid(), trials=None, confirm=2, limits={"cost": 1.0})
+    folder, history = searched(tmp_path, study)
+    assert [leader.trial.config["x"] for leader in history.leaders()] == [0.3, 0.4, 0.0, 0.1, 0.2]
+    found = results.search(folder)
+    assert incumbents(found, found.valued())[-1] == 0.3
+
+
+def test_limits_hold_where_the_best_value_was_found(tmp_path: Path) -> None:
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        yield Report(1, {"loss": 0.0, "cost": 100.0 * config.x})
+        yield Report(2, {"loss": 5.0, "cost": 0.0, "late": 0.5})
+
+    limits = {"cost": 10.0, "late": 1.0}  # what is known only later counts as it is then
+    study = hill(train, values={"x": OneOf(0.01, 1.0)}, search=Grid(), trials=None, value="best", limits=limits)
+    _, history = searched(tmp_path, study)
+    assert [(t.objective, t.violation) for t in history.trials.values()] == [(0.0, 0.0), (0.0, 90.0)]
 
 
 def test_the_best_of_repeats_keeps_its_state_though_others_were_luckier(

@@ -171,6 +171,8 @@ class Dialogue:
         study = self.study
         ways = [1 if minimize else -1 for minimize in study.objectives.values()]
         good = [trial for trial in trials if trial.state != "failed" and trial.objective is not None]
+        if 2 * sum(trial.state == "failed" for trial in trials) > len(trials):  # so has the configuration
+            good = []
         if len(ways) > 1:  # one that was stopped may not have reported all of them
             good = [trial for trial in good if len(trial.values) == len(ways)]
         curve = [point for trial in trials for point in self._curves.pop(trial.number, [])]

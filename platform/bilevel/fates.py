@@ -36,6 +36,8 @@ def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str
             state, reason = "failed", reason or f"step {trial.step}: {name} is {value}"
     if state == "failed":
         return Ended(trial.number, state, trial.step, None, reason, learned)
+    if study.value == "best":  # limits hold where the objective was found
+        metrics = {**metrics, **trial.best_metrics}
     missing = next((name for name in study.limits if name not in metrics), None)
     if missing is not None and state == "completed":
         known = ", ".join(sorted(metrics)) or "nothing"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bilevel.events import Asked, Begun, Ended, Event, Finished, Interrupted, Kept, Moved, Reported, Started
+
+INHERITED = ("step", "metrics", "best", "best_step", "best_metrics")
+"""What a member of a population takes over from another."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Trial:
     """The last value of each metric."""
     best: float | None = None
     best_step: int | None = None
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    """The values of all metrics at that step."""
     objective: float | None = None
     values: tuple[float, ...] = ()
     """Of several objectives, all of them, as the user names them."""
@@ -117,7 +123,7 @@ class History:
                 )
             case Moved():
                 donor = self.trials[event.donor]
-                inherited = {name: getattr(donor, name) for name in ("step", "metrics", "best", "best_step")}
+                inherited = {name: getattr(donor, name) for name in INHERITED}
                 moved = (event.donor, donor.step)
                 return dataclasses.replace(
                     trial,
@@ -137,14 +143,12 @@ class History:
 
     def _reported(self, trial: Trial, event: Reported) -> Trial:
         value = event.metrics.get(self.metric)
-        best, best_step = trial.best, trial.best_step
+        metrics = {**trial.metrics, **event.metrics} if trial.metrics.keys() - event.metrics.keys() else event.metrics
+        changes: dict[str, Any] = {"step": event.step, "metrics": metrics, "deaths": 0}
         if value is not None and math.isfinite(value):
             sign = 1 if self.minimize else -1
-            if best is None or sign * value < sign * best:
-                best, best_step = value, event.step
-        metrics = {**trial.metrics, **event.metrics} if trial.metrics.keys() - event.metrics.keys() else event.metrics
-        changes: dict[str, Any] = {"step": event.step, "metrics": metrics, "best": best, "best_step": best_step}
-        changes["deaths"] = 0
+            if trial.best is None or sign * value < sign * trial.best:
+                changes |= {"best": value, "best_step": event.step, "best_metrics": metrics}
         if event.found:
             chosen = {name: said["value"] for name, said in event.found.items()}
             changes |= {"config": {**trial.config, **chosen}, "point": {**trial.point, **chosen}}
@@ -158,7 +162,7 @@ class History:
         return leaders[0].trial if leaders else None
 
     def leaders(self, count: int | None = None, *, confirmed: bool = True) -> list[Leader]:
-        """Configurations from the best on: confirmed ones first, then feasible ones, then those that were not stopped.
+        """Configurations from the best on: those without a failed seed first, then feasible, confirmed, complete ones.
 
         A configuration with several seeds counts by their mean; a confirmed one by its confirmations alone, for the
         value that made it a leader was lucky. Without `confirmed`: as if none had been yet.
@@ -167,17 +171,25 @@ class History:
         for trial in self.trials.values():
             if trial.objective is not None and trial.state != "failed" and (confirmed or not trial.confirms):
                 groups.setdefault(trial.group, []).append(trial)
+        flawed = self.flawed(confirmed=confirmed)
         sign = 1 if self.minimize else -1
-        ranked: list[tuple[tuple[bool, float, bool, float, int], Leader]] = []
+        ranked: list[tuple[tuple[int, float, bool, bool, float, int], Leader]] = []
         for trials in groups.values():
             again = [trial for trial in trials if trial.confirms]
-            mean, half = _interval([float(trial.objective or 0.0) for trial in again or trials])
-            violation = sum(trial.violation for trial in trials) / len(trials)
-            stopped = any(trial.state == "stopped" for trial in again or trials)
-            key = (not again, violation, stopped, sign * mean, trials[0].number)
-            ranked.append((key, Leader(trials[0], mean, half, len(again or trials))))
+            counting = again or trials
+            mean, half = _interval([float(trial.objective or 0.0) for trial in counting])
+            violation = sum(trial.violation for trial in counting) / len(counting)
+            stopped = any(trial.state == "stopped" for trial in counting)
+            key = (flawed.get(trials[0].group, 0), violation, not again, stopped, sign * mean, trials[0].number)
+            ranked.append((key, Leader(trials[0], mean, half, len(counting))))
         ranked.sort(key=lambda item: item[0])
         return [leader for _, leader in ranked[:count]]
+
+    def flawed(self, *, confirmed: bool = True) -> dict[int, int]:
+        """How many seeds failed, of configurations of which any did; of one that is confirmed its confirmations."""
+        again = {trial.group for trial in self.trials.values() if trial.confirms and confirmed}
+        counted = (t.group for t in self.trials.values() if t.state == "failed" and t.confirms == (t.group in again))
+        return dict(Counter(counted))
 
     def pareto(self) -> list[Trial]:
         """Of several objectives: the feasible trials that no other one beats in all of them, by number.

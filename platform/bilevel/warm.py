@@ -154,12 +154,12 @@ def _said(study: Study, history: History, trial: Trial) -> dict[str, Any] | None
     values: list[float] | None = None
     violation = 0.0
     if trial.objective is not None:
-        violation = excess(study, trial.metrics)
+        reported, metrics = list(trial.values or (trial.objective,)), trial.metrics
+        if study.value == "best" and trial.best is not None:  # which the earlier study may not have gone by
+            reported[0], metrics = trial.best, {**metrics, **trial.best_metrics}
+        violation = excess(study, metrics)
         if math.isinf(violation):
             return None
-        reported = list(trial.values or (trial.objective,))
-        if study.value == "best" and trial.best is not None:  # which the earlier study may not have gone by
-            reported[0] = trial.best
         ways = [1 if minimize else -1 for minimize in history.objectives.values()]
         values = [way * value for way, value in zip(ways, reported, strict=True)]
     return _entry(point, values, trial.step, trial.state == "stopped", violation)

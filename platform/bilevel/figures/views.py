@@ -63,8 +63,10 @@ def incumbents(search: Search, ended: Sequence[Trial]) -> Array:
     """The best configuration's value after each trial, by the rules of `History.leaders`.
 
     It counts by the mean of its seeds, or of its confirmations; trials that break a limit never, and stopped ones only
-    where no trial is complete.
+    where no trial is complete; nor a configuration of which a seed failed where there are others.
     """
+    flawed = search.history.flawed()
+    flawed = flawed if any(trial.group not in flawed for trial in ended) else {}
     whole = any(trial.state == "completed" for trial in ended)
     groups = {number: index for index, number in enumerate(dict.fromkeys(trial.group for trial in ended))}
     seen: list[list[float]] = [[] for _ in groups]
@@ -76,11 +78,11 @@ def incumbents(search: Search, ended: Sequence[Trial]) -> Array:
         group = groups[trial.group]
         (again if trial.confirms else seen)[group].append(float(trial.objective or 0.0))
         confirmed[group] |= trial.confirms
-        out[group] |= trial.violation > 0 or (whole and trial.state == "stopped")
+        out[group] |= trial.violation > 0 or (whole and trial.state == "stopped") or trial.group in flawed
         values = again[group] or seen[group]
         standing[group] = np.inf if out[group] else search.sign * sum(values) / len(values)
-        pool = np.where(confirmed, standing, np.inf) if confirmed.any() else standing
-        leader = float(pool.min())
+        sure = float(np.where(confirmed, standing, np.inf).min())
+        leader = sure if np.isfinite(sure) else float(standing.min())
         result[place] = search.sign * leader if np.isfinite(leader) else np.nan
     return result
 

@@ -128,14 +128,16 @@ class Shelf:
             raise StoreFailed(f"{path}: cannot be written: {error.strerror}; free space, then resume") from error
 
 
-_Rank = tuple[float, bool, float, int]
+_Rank = tuple[int, float, bool, float, int]
 
 
 def _rank(group: list[Trial], minimize: bool) -> _Rank:
     """How much a configuration's checkpoints are worth, ascending: as `History.leaders`, before confirmations."""
     told = [trial for trial in group if trial.objective is not None and trial.state != "failed"]
+    failed = sum(trial.state == "failed" for trial in group)
     if not told:
-        return -math.inf, False, -math.inf, -group[0].number
+        return -failed, -math.inf, False, -math.inf, -group[0].number
     mean = sum(float(trial.objective or 0.0) for trial in told) / len(told)
     violation = sum(trial.violation for trial in told) / len(told)
-    return -violation, all(t.state == "completed" for t in told), -mean if minimize else mean, -group[0].number
+    complete = all(trial.state == "completed" for trial in told)
+    return -failed, -violation, complete, -mean if minimize else mean, -group[0].number
