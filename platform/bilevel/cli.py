@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `bilevel`; the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    if argv is None:
+        signal.signal(signal.SIGTERM, _terminated)
     arguments = _parser().parse_args(argv)
     warnings.formatwarning = lambda message, *_args, **_kw: f"bilevel: {message}\n"
     try:
@@ -44,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
+
+
+def _terminated(*_: object) -> NoReturn:
+    """Where nothing leaves in better order, a command ends at SIGTERM as it does at Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _fail(error: object, status: int) -> int:

@@ -38,7 +38,7 @@ from bilevel.events import (
 from bilevel.fates import end, returned
 from bilevel.history import History, Trial
 from bilevel.outer.search import Told
-from bilevel.process import signals, threads
+from bilevel.process import Leaving, leaving, threads
 from bilevel.progress import Board, Progress, Watch
 from bilevel.record.folder import RunFolder
 from bilevel.record.journal import Journal
@@ -110,7 +110,6 @@ class Driver:
         self.decisions = Decisions(study, self.history, warm=warm, window=window)
         for event in folder.events():
             self._know(event)
-        self.interrupted: str | None = None
         self._journal = Journal(folder.journal)
         self._open_stage, self._open_executor = open_stage, open_executor
         self._stage: Stage | None = None
@@ -139,17 +138,17 @@ class Driver:
             StoreFailed, NotReproduced, ClusterFailed: the run stops here and can be resumed.
         """
         try:
-            with signals(self._interrupt), threads(self.study.threads):
+            with leaving() as asked, threads(self.study.threads):
                 for number in list(self.history.running):
                     self._take_up(self.history.trials[number])
-                while self.interrupted is None:
+                while asked.reason is None:
                     if time.monotonic() > self._until:
                         return self._time_out()
                     status = self._decide(slots)
                     if status is not None:
                         return status
                     self._turn()
-                return self._leave()
+                return self._leave(asked)
         finally:
             self._close()
 
@@ -502,15 +501,12 @@ class Driver:
 
     # -- leaving -------------------------------------------------------------------------------------------------------
 
-    def _interrupt(self, reason: str) -> None:
-        self.interrupted = reason
-
-    def _leave(self) -> str:
+    def _leave(self, asked: Leaving) -> str:
         for live in list(self._live.values()):
             self._checkpoint(live)
         if self._stage is not None:
             self._stage.close()
-        self.record(Interrupted(self.interrupted or ""), commit=True)
+        self.record(Interrupted(asked.reason or ""), commit=True)
         return "interrupted"
 
     def _time_out(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 import torch
@@ -22,22 +23,39 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass
+class Leaving:
+    """Whether somebody has asked this process to leave: by which signal."""
+
+    reason: str | None = None
+
+
+_present: Leaving | None = None
+
+
 @contextmanager
-def signals(interrupt: Callable[[str], None]) -> Iterator[None]:
-    """While inside, the first SIGINT or SIGTERM asks to leave in good order, a second SIGINT at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+def leaving() -> Iterator[Leaving]:
+    """While inside, the first SIGINT or SIGTERM asks to leave in good order, a second SIGINT at once.
+
+    Within another one it is the same: a run listens from before its cluster starts until its record is complete.
+    """
+    global _present
+    if _present is not None or threading.current_thread() is not threading.main_thread():
+        yield _present or Leaving()
         return
+    asked = Leaving()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         signal.signal(signal.SIGINT, before[signal.SIGINT])
-        interrupt(signal.Signals(number).name)
+        asked.reason = signal.Signals(number).name
 
     for number in before:
         signal.signal(number, handle)
+    _present = asked
     try:
-        yield
+        yield asked
     finally:
+        _present = None
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -20,6 +20,7 @@ from bilevel.errors import BadInput, StudyChanged
 from bilevel.events import Run, Stage
 from bilevel.execute import Inline, Ray, Tune
 from bilevel.history import History
+from bilevel.process import leaving
 from bilevel.progress import Progress, Watch
 from bilevel.record import folder as folders
 from bilevel.record import journal, tracking
@@ -91,7 +92,7 @@ def run(
         "warm": warm.collect(study, store, uri),
         "track": track if track is None else tracking.redact(track),
     }
-    with tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
+    with leaving(), tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
         stage = stage_of(study, on, source, kept)  # what no node can hold is refused before anything is written
         try:
             slots = _slots(study, slots, stage)
@@ -139,7 +140,7 @@ def resume(
     tracking.check_uri(uri)
     if more < 0:
         raise BadInput(f"{folder.run_id}: {more} more trials; give a whole number from 1 on")
-    with folder.locked():
+    with leaving(), folder.locked():
         history = histories.replay(folder.events())
         if not more and history.result is not None and history.status in ("completed", "failed", "stopped"):
             standing = None if uri == "none" else tracking.sync(folder.path, uri)

@@ -21,6 +21,7 @@ from bilevel.execute import Inline, Ray, Tune
 from bilevel.execute.host import Script
 from bilevel.execute.inline import InlineStage
 from bilevel.history import History
+from bilevel.process import leaving
 from bilevel.progress import Watch
 from bilevel.record import model, tracking
 from bilevel.record.folder import RunFolder
@@ -112,7 +113,8 @@ class Session:
         if ended:
             driver.record(Finished(status, document), commit=True)
         if tracker is not None:
-            state = tracker.finish(WAIT_FOR_TRACKER)
+            with leaving() as asked:
+                state = tracker.finish(WAIT_FOR_TRACKER, hurry=lambda: asked.reason is not None)
             if state.problem or state.behind:
                 what = state.problem or f"{state.behind} events behind"
                 self.watch.say(f"MLflow: {what}; the record is complete after `bilevel sync {self.folder.run_id}`")

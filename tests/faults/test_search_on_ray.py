@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from bilevel.errors import BadInput
 from bilevel.events import Fault, Kept, Reported
 from bilevel.execute import stage as stages
 from bilevel.record.folder import RunFolder
+from programs import family, run_folder, until
 from support import storms, trying
-from support.storms import Home
+from support.storms import Home, Searching
 from support.trying import Hill, check_once, climb, hill, population
 
 SEED = int(os.environ.get("BILEVEL_FAULT_SEED", secrets.randbelow(10**6)))
@@ -52,6 +53,35 @@ def test_drivers_and_workers_killed_lose_nothing_and_change_nothing(place: Home,
     assert found.document["trials"]["stopped"] > 10
     assert figures["attempts again"] > 0
     assert "RUNNING" not in storms.statuses(place, "store")
+
+
+def test_who_is_asked_to_leave_leaves_in_good_order_whenever_that_is(place: Home) -> None:
+    """While the cluster starts, while trials run, and after the last one: there is a result, and it can be resumed."""
+
+    def told(about: str) -> int:
+        folder = run_folder(place.path / "store")
+        return 0 if folder is None else (folder / "journal.jsonl").read_text().count(f'"{about}"')
+
+    def leave(program: Searching, when: Callable[[], bool]) -> tuple[int, dict[str, Any], str]:
+        until(when)
+        program.process.send_signal(signal.SIGTERM)
+        return program.end()
+
+    words = ("--workers", 2, "--slots", 2, "--trials", 12)
+    starting = place.run("store", "study", *words, pace=0.2)
+    status, document, said = leave(starting, lambda: told("opened") == 1)
+    assert (status, document["status"]) == (130, "interrupted"), said
+    assert "resume with: bilevel resume" in said
+    again = place.resume("store", pace=0.2)
+    status, document, said = leave(again, lambda: told("reported") >= 3)
+    assert (status, document["status"]) == (130, "interrupted"), said
+    last = place.resume("store", pace=0.0)
+    status, document, said = leave(last, lambda: told("finished") == 1)
+    assert (status, document["status"]) == (0, "completed"), said
+    assert sum(document["trials"].values()) == 12
+    assert "RUNNING" not in storms.statuses(place, "store")
+    for program in place.started:
+        until(lambda mark=program.mark: not family(mark))  # type: ignore[misc]
 
 
 # -- runs of this process ----------------------------------------------------------------------------------------------

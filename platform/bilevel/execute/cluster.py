@@ -7,9 +7,11 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,7 +118,8 @@ class Cluster:
     def close(self) -> None:
         """End a cluster that we started, every process of it; leave one that we joined; let any other alone."""
         if self.joined:
-            ray.shutdown()
+            with _handlers():
+                ray.shutdown()
             ray._private.worker._worker_logs_enabled = True
         if self.guard is not None:
             self.guard.dismiss()
@@ -197,12 +200,24 @@ def _attach(address: str) -> None:
     constants = ray._private.ray_constants
     patience, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, SECONDS
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _handlers():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise BadInput(f"no Ray cluster could be joined at {address} ({reason}); {cure}") from error
     finally:
         constants.NUM_REDIS_GET_RETRIES = patience
+
+
+@contextlib.contextmanager
+def _handlers() -> Iterator[None]:
+    """Afterwards SIGTERM is handled as before: Ray sets a handler that ends the process, and at its end none."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 # -- a cluster of our own ----------------------------------------------------------------------------------------------
@@ -227,7 +242,7 @@ def _start(workers: int | None, cpus: float) -> _Guard:
     try:
         for attempt in range(1, START + 1):
             try:
-                with environment(marked):
+                with environment(marked), _handlers():
                     ray.init(**options)
                 break
             except Exception as error:  # Ray raises a bare one when its 30 s have passed

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -84,8 +84,11 @@ class Tracker:
             return _read(self._folder, self._uri, problem=failure)
         return _read(self._folder, self._uri, writer=process.pid)
 
-    def finish(self, timeout: float) -> TrackerStatus:
-        """Wait until all is written, at most `timeout` seconds (5 where the server is out of reach); end the writer."""
+    def finish(self, timeout: float, *, hurry: Callable[[], bool] = lambda: False) -> TrackerStatus:
+        """Wait until all is written, at most `timeout` seconds; end the writer.
+
+        Where the server is out of reach, or `hurry` says that somebody wants to leave, 5 seconds have to do.
+        """
         if self._finished is not None:
             return self._finished
         self._tell(b"finish\n")
@@ -95,7 +98,7 @@ class Tracker:
             now, status = time.monotonic(), self.status()
             if status != last:
                 last, news = status, now
-            troubled = (troubled or now) if status.problem else None
+            troubled = (troubled or now) if status.problem or hurry() else None
             if now > deadline or now - news > STALL or (troubled and now - troubled > PATIENCE):
                 break
             time.sleep(min(0.05, max(0.0, deadline - now)))
