@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def drive(
         take(answer)
         taken += 1
         if taken == stop_after:
-            made._interrupt("test")
+            signal.raise_signal(signal.SIGTERM)
 
     made._take = counting  # type: ignore[method-assign]
     try:

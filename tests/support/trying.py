@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def live(
         before(event, commit=commit)
         count += 1
         if count == interrupt_after:
-            driver._interrupt("test")
+            signal.raise_signal(signal.SIGTERM)
         if count == kill_after:
             if lose:
                 driver._journal._pending.clear()
