@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import logging
 import math
 import os
 import pickle
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -78,6 +81,22 @@ def chat(act: Act, run: Run) -> Iterator[Report]:
     sys.stdout.write("bye\n")
 
 
+def chatter(act: Act, run: Run) -> Iterator[Report]:
+    """Prints in all ways that programs know."""
+    log = logging.getLogger("theirs")
+    if not log.handlers:
+        log.propagate = False
+        log.addHandler(logging.StreamHandler())
+    log.error("logged in trial %d", run.trial)
+    sys.stdout.buffer.write(b"bytes\n")
+    sys.stdout.flush()
+    subprocess.run(["echo", f"child, {sys.stdout.encoding.lower()}"], stdout=sys.stdout, check=True)
+    os.write(2, b"from C\n")
+    faulthandler.enable()
+    faulthandler.disable()
+    yield Report(1, {"loss": 1.0})
+
+
 def draw(act: Act, run: Run) -> Iterator[Report]:
     for step in range(1, act.n + 1):
         yield Report(step, {"python": random.random(), "numpy": np.random.rand(), "torch": torch.rand(())})
@@ -145,7 +164,8 @@ def grow(act: Act, run: Run) -> Iterator[Report]:
 
 
 ACTS = {
-    f.__name__: f for f in (count, fail, leave, chat, draw, soil, look, dear, spread, odd, heavy, busy, patient, grow)
+    f.__name__: f
+    for f in (count, fail, leave, chat, chatter, draw, soil, look, dear, spread, odd, heavy, busy, patient, grow)
 }
 SPACE = Space(Act, what=OneOf(*ACTS), n=Int(1, 1000))
 KEY = Key((7,))
@@ -320,6 +340,18 @@ def test_what_a_trial_prints_comes_with_what_it_says_and_goes_nowhere_else(
     played = one(stage, "chat", 2)
     assert [said.output for said in played.said] == ["out 1\nerr 1\n", "out 2\nerr 2\n", "bye\n"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_whatever_a_trial_writes_to_is_its_log_also_for_the_next_one(
+    stage: Stage, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for trial in (0, 1):
+        played = one(stage, "chatter", trial=trial)
+        assert played.end == Completed(), played.end
+        lines = [f"logged in trial {trial}", "bytes", "child, utf-8", "from C"]
+        own = lines[:2] if isinstance(stage, InlineStage) else lines  # in this process, others write there, too
+        assert played.output.splitlines() == own
+    assert [line in capfd.readouterr().err for line in ("logged", "bytes")] == [False, False]
 
 
 def test_units_are_for_who_spreads(stage: Stage) -> None:

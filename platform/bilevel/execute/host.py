@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import logging
 import random
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsFloat, TextIO
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -22,14 +21,13 @@ from bilevel.episodes import Key
 from bilevel.errors import BilevelError, TrialFailed
 from bilevel.events import Completed, Order, Raised, Report, Run, Tree, Units
 from bilevel.execute.callbacks import Lingers, as_generator
+from bilevel.execute.printed import Descriptors, Printed, Streams
 from bilevel.space import Space
 
 log = logging.getLogger(__name__)
 
 RANDOM = "bilevel.random"
 """In a state that is kept: the global random generators as they were."""
-OUTPUT = 1_000_000
-"""Characters that a trial may print between two reports; the middle of more is left out."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Hosted:
         self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
         self._searched, self._copies, self._alone = searched, copies, alone
         self._inside = self._ended = self._lingers = self._inference = False
-        self._printed = _Printed(sys.stderr if echo else None)
+        self._printed: Printed = Descriptors() if alone else Streams(sys.stderr if echo else None)
         self._random: _Random | None = None
         self._settings: tuple[Any, ...] | None = None
 
@@ -320,29 +318,3 @@ def _seed(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
-
-
-class _Printed(io.TextIOBase):
-    """What a trial prints, on its way into the trial's log."""
-
-    def __init__(self, echo: TextIO | None) -> None:
-        self._echo = echo
-        self._parts: list[str] = []
-
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        with contextlib.redirect_stdout(self), contextlib.redirect_stderr(self):
-            yield
-
-    def write(self, text: str) -> int:
-        self._parts.append(text)
-        if self._echo is not None:
-            self._echo.write(text)
-        return len(text)
-
-    def collect(self) -> str:
-        text, self._parts = "".join(self._parts), []
-        if len(text) > OUTPUT:
-            half = OUTPUT // 2
-            text = f"{text[:half]}\n[{len(text) - OUTPUT} characters left out]\n{text[-half:]}"
-        return text
