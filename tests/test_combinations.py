@@ -257,7 +257,18 @@ CANNOT: dict[str, tuple[Callable[[], Any], str]] = {
         changed(**ASKED["define by run"], warm_start=("first",)),
         "warm_start is for searched values, and the space has none; write them as dimensions, .* leave warm_start out",
     ),
-    "one point": (changed(points={"x": 0.5}), "points={'x': 0.5}; it takes a list of configurations"),
+    "a number for a name": (lambda: Study(name=3, objective=train, minimize="loss", space=PLAIN), "name 3; use up to"),
+    "a number for a metric": (changed(minimize=3), "minimize is 3; it takes the name of a metric, or several"),
+    "a metric twice": (changed(minimize=("loss", "loss")), "loss, loss name a metric twice; leave one out"),
+    "no limits": (changed(limits=None), "limits is None; it takes upper bounds by metric, as {'seconds': 0.05}"),
+    "limits as pairs": (changed(limits=[("cost", 1.0)]), "limits is [('cost', 1.0)]; it takes upper bounds by metric"),
+    "no points": (changed(points=None), "points is None; it takes a list of configurations"),
+    "a point that is a number": (changed(points=[3]), "points has 3; it takes a list of configurations, as [{...}]"),
+    "a point that is a word": (changed(points=("x",)), "points has 'x'; it takes a list of configurations"),
+    "no earlier runs": (changed(warm_start=None), "warm_start is None; it takes a list of runs or studies, by name"),
+    "an earlier run by number": (changed(warm_start=(3,)), "warm_start has 3; it takes runs or studies, by name"),
+    "a word for yes": (changed(deterministic="yes"), "deterministic is 'yes'; it takes True or False"),
+    "one point": (changed(points={"x": 0.5}), "points is {'x': 0.5}; it takes a list of configurations"),
     "a point of another space": (changed(points=[{"z": 1}]), "z: no searched value is called so; there are x"),
     "a point beyond": (changed(points=[{"x": 3.0}]), "x: 3.0 is none of its values, Uniform(0.0, 1.0)"),
     "one earlier run": (changed(warm_start="first"), "warm_start='first'; it takes names: ('first',)"),
@@ -301,6 +312,7 @@ REFUSED_LATER: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "isolation='process' gives each trial a process of its own, but trials run in this process (--workers 0)",
     ),
+    "an engine by name": ({}, {"on": "ray"}, "run: on='ray'; it takes Inline(), Ray(workers=...) or Tune(workers=...)"),
     "no such run": ({"warm_start": ("nobody",)}, {}, "warm_start='nobody': "),
     "an experiment without a server": (
         {"warm_start": ("mlflow:mine",)},
@@ -327,7 +339,8 @@ def test_what_cannot_work_here_is_refused_when_it_is_run(kind: str, tmp_path: Pa
     asked, more, text = REFUSED_LATER[kind]
     wanted = study(asked.get("search", TPE()), asked)
     with pytest.raises(BadInput, match=says(text)):
-        run(wanted, on=Inline(), store=tmp_path, track="none", **more)
+        run(wanted, **{"on": Inline(), "store": tmp_path / "runs", "track": "none", **more})
+    assert kind == "turns by what is not counted" or not (tmp_path / "runs").exists()
 
 
 def test_a_deterministic_search_keeps_its_slots(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+import bilevel
 from bilevel import (
     ASHA,
     GP,
@@ -704,6 +705,45 @@ def test_a_finished_search_is_extended_as_if_it_had_been_longer(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("plain")
+def test_after_a_target_in_the_middle_of_repeats_an_extension_completes_them(tmp_path: Path) -> None:
+    """At the target the last configuration lacks a seed; confirmations come, and then the rest under another target."""
+
+    def train(config: Hill, run: Run) -> float:
+        return config.x
+
+    values = {"x": OneOf(0.9, 0.1, 0.5, 0.7)}
+    study = hill(train, values=values, search=Spy(Grid()), trials=None, repeats=2, confirm=1, target=0.1)
+    folder = fresh(tmp_path, study)
+    live(folder, study, slots=5)
+    first = replayed(folder)
+    assert first.best() is not None
+    live(folder, dataclasses.replace(study, target=0.01), slots=1)
+    history = replayed(folder)
+    searched_for = [t for t in history.trials.values() if not t.confirms]
+    assert len(searched_for) == 8
+    for group in {t.group for t in searched_for}:
+        seeds = [t for t in searched_for if t.group == group]
+        assert [t.config["x"] for t in seeds] == [seeds[0].config["x"]] * 2
+    assert len({t.group for t in searched_for}) == 4
+
+
+def test_who_names_units_of_something_else_runs_on_workers() -> None:
+    def own(config: Hill, run: Run) -> float:
+        return float(config.Units)  # type: ignore[attr-defined]
+
+    def local(config: Hill, run: Run) -> Iterator[Any]:
+        from bilevel import Units as Work
+
+        yield Work(len, {}, ())
+
+    def module(config: Hill, run: Run) -> Iterator[Any]:
+        yield bilevel.Units(len, {}, ())
+
+    assert not hill(own).spreads
+    assert hill(local).spreads
+    assert hill(module).spreads
+
+
 def test_an_interrupted_extension_is_gone_on_with(tmp_path: Path) -> None:
     """The number of trials is the run's, not the study's, once it was extended."""
     study = hill()

@@ -223,11 +223,10 @@ class Decisions:
         if self._at_target:
             return None
         if searched % study.repeats:
-            first = number - searched % study.repeats
-            if first not in self.history.trials:  # it is among the commands just given
+            if searched % study.repeats <= ahead:  # its first trial is among the commands just given
                 return None
-            trial = self.history.trials[first]
-            return Asked(number, trial.config, seed, trial.point, of=first)
+            newest = next(trial for trial in reversed(self.history.trials.values()) if not trial.confirms)
+            return Asked(number, newest.config, seed, newest.point, of=newest.group)
         if self._spent(ahead) or self.over:
             return None
         if self.dialogue.silent:

@@ -76,6 +76,8 @@ def run(
     uri = uri_of(track, store)
     tracking.check_uri(uri)
     on = on or Ray(workers=os.cpu_count())
+    if not isinstance(on, Inline | Ray | Tune):
+        raise BadInput(f"run: on={on!r}; it takes Inline(), Ray(workers=...) or Tune(workers=...)")
     kept = _check(study, on)
     _check_slots(slots)
     source = source or Source(None, "", {})
@@ -250,7 +252,7 @@ def _slots(study: Study, slots: int | None, stage: Stage) -> int:
 def _check(study: Study, on: On) -> dict[Any, Any]:
     """What can be known to be wrong before anything starts; what was built for that, for the first trial's use."""
     kept: dict[Any, Any] = {}
-    Decisions(study, History())
+    Decisions(study, History()).next(1)  # the search is asked once: a condition may refuse everything
     if study.isolation == "process" and (study.spreads or isinstance(on, Inline)):
         where = "it spreads its work from the driver" if study.spreads else "trials run in this process (--workers 0)"
         raise BadInput(f"Study {study.name}: isolation='process' gives each trial a process of its own, but {where}")

@@ -13,6 +13,7 @@ from bilevel import space as spaces
 from bilevel.dimensions import Parameter
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
+from bilevel.events import Units
 from bilevel.outer.search import Problem, Search
 from bilevel.space import Space
 from bilevel.stop import Stop
@@ -84,6 +85,7 @@ class Study:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise BadInput(
                 f"Study: name {self.name!r}; use up to 64 letters, digits, '-', '_' or '.', starting with a letter"
@@ -133,8 +135,11 @@ class Study:
         said = getattr(self.objective, "spreads", None)
         if said is not None:
             return bool(said)
-        code = getattr(self.objective, "__code__", None)
-        return code is not None and "Units" in code.co_names
+        names = getattr(getattr(self.objective, "__code__", None), "co_names", ())
+        if "Units" not in names:
+            return False
+        known = getattr(self.objective, "__globals__", {})  # it may be an attribute of something else
+        return "bilevel" in names or any(Units in (known.get(n), getattr(known.get(n), "Units", None)) for n in names)
 
     @property
     def searches(self) -> bool:
@@ -187,6 +192,28 @@ def _names(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if metrics is None else (metrics,) if isinstance(metrics, str) else tuple(metrics)
 
 
+def _check_kinds(study: Study) -> None:
+    """Whether each field is of a kind that the other checks can look into."""
+    if not isinstance(study.name, str):
+        raise BadInput(f"Study: name {study.name!r}; use up to 64 letters, digits, '-', '_' or '.'")
+    for name, kind, wanted in (
+        ("minimize", str | Sequence | None, "the name of a metric, or several"),
+        ("maximize", str | Sequence | None, "the name of a metric, or several"),
+        ("limits", Mapping, "upper bounds by metric, as {'seconds': 0.05}"),
+        ("points", Sequence, "a list of configurations, as [{...}]"),
+        ("warm_start", Sequence, "a list of runs or studies, by name"),
+        ("deterministic", bool, "True or False"),
+    ):
+        if not isinstance(getattr(study, name), kind):
+            raise BadInput(f"Study {study.name}: {name} is {getattr(study, name)!r}; it takes {wanted}")
+    for point in study.points if not isinstance(study.points, str) else (study.points,):
+        if not isinstance(point, Mapping):
+            raise BadInput(f"Study {study.name}: points has {point!r}; it takes a list of configurations, as [{{...}}]")
+    for run in study.warm_start:
+        if not isinstance(run, str):
+            raise BadInput(f"Study {study.name}: warm_start has {run!r}; it takes runs or studies, by name")
+
+
 def _check_numbers(study: Study) -> None:
     whole = {"seed": 0, "trials": 1, "threads": 1, "repeats": 1, "confirm": 0, "retries": 0, "plateau": 1}
     for name, low in whole.items():
@@ -214,6 +241,9 @@ def _check_words(study: Study) -> None:
             raise BadInput(
                 f"Study {study.name}: {name} is {getattr(study, name)!r}; it takes {' or '.join(map(repr, words))}"
             )
+    for names in (_names(study.minimize), _names(study.maximize)):
+        if len(set(names)) < len(names):
+            raise BadInput(f"Study {study.name}: the objectives {', '.join(names)} name a metric twice; leave one out")
     both = set(_names(study.minimize)) & set(_names(study.maximize))
     if both:
         raise BadInput(f"Study {study.name}: {sorted(both)[0]!r} cannot be both minimized and maximized")
@@ -245,8 +275,6 @@ def _check_search(study: Study) -> None:
             raise BadInput(f"Study {study.name}: {name}={value!r} is no {known}")
     if isinstance(study.warm_start, str):
         raise BadInput(f"Study {study.name}: warm_start={study.warm_start!r}; it takes names: ({study.warm_start!r},)")
-    if isinstance(study.points, Mapping):
-        raise BadInput(f"Study {study.name}: points={study.points!r}; it takes a list of configurations, as [{{...}}]")
     suggests = getattr(study.objective, "suggests", False)
     if not study.parameters:
         for name in ("points", "where", "warm_start"):

@@ -151,9 +151,11 @@ def _own(thing: Any, field: dataclasses.Field[Any]) -> bool:
 def _check(choice: OneOf) -> None:
     """Whether each option can be told from the others, by its label and by its values in a configuration."""
     seen: set[tuple[bool, Any]] = set()
-    for known in choice.labels:
+    for known, option in zip(choice.labels, choice.options, strict=True):
         if (isinstance(known, bool), known) in seen:
-            raise BadInput(f"OneOf: {known!r} is there twice; options are told apart by value, objects by name")
+            spaces = isinstance(option, Mapping) or hasattr(option, "target")
+            cure = "; give each a word of its own: OneOf({'kind': 'a', ...}, {'kind': 'b', ...})" if spaces else ""
+            raise BadInput(f"OneOf: {known!r} is there twice; options are told apart by value, objects by name{cure}")
         seen.add((isinstance(known, bool), known))
     if any(isinstance(known, float) and math.isnan(known) for known in choice.labels):
         raise BadInput("OneOf: an option is not a number (NaN); leave it out")
