@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -505,6 +506,34 @@ def test_after_its_retries_it_has_failed_and_is_ranked_last(tmp_path: Path) -> N
     assert [told.values is None for told in spy.told.values()] == [True, False, False, True, False]
     assert {leader.trial.number for leader in history.leaders()} == {1, 2, 4}
     assert "ValueError: no" in (folder.path / "errors" / "trial-0000.txt").read_text()
+
+
+@pytest.mark.parametrize("wrong", [100.0, 0.001, math.inf])
+@pytest.mark.parametrize("value", ["last", "best"])
+def test_what_a_retry_reports_counts_and_not_what_the_failed_attempt_did(
+    wrong: float, value: Any, tmp_path: Path
+) -> None:
+    attempts: list[int] = []
+
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        attempts.append(run.trial)
+        broken = attempts.count(run.trial) == 1
+        yield Report(1, {"loss": 9.0})
+        yield Report(2, {"loss": wrong if broken else 2.0})
+        if broken:
+            raise RuntimeError("a device was lost")
+        yield Report(3, {"loss": 1.0 if value == "last" else 3.0})
+
+    spy = Spy()
+    folder, history = searched(tmp_path, hill(train, retries=1, trials=2, value=value, search=spy))
+    wanted = 1.0 if value == "last" else 2.0
+    assert [(t.state, t.objective) for t in history.trials.values()] == [("completed", wanted)] * 2
+    assert [told.curve for told in spy.told.values()] == [
+        ((1, 9.0), (2, 2.0), (3, 1.0 if value == "last" else 3.0))
+    ] * 2
+    steps = [event.step for event in folder.events() if isinstance(event, Reported) and event.trial == 0]
+    assert steps == [1, 2, 2, 3]  # what is the same again is not written again
+    assert replayed(folder).trials == history.trials
 
 
 def test_the_study_ends_at_its_target(tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ class Dialogue:
         value = event.metrics.get(self.study.metric)
         if value is not None and math.isfinite(value) and self._searcher is not None:
             curve = self._curves.setdefault(event.trial, [])
+            while curve and curve[-1][0] >= event.step:  # of an attempt that raised
+                curve.pop()
             curve.append((event.step, self.study.sign * value))
             if len(curve) > CURVE:
                 del curve[1::2]

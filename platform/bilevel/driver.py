@@ -56,7 +56,8 @@ DEATHS = 4  # a trial that lost its worker so often without getting any further 
 class Live:
     """An attempt at a trial: what it waits for, and what a recomputation must equal.
 
-    `why` and `detail` say why it is another attempt; `recorded` are reports that the journal has already.
+    `why` and `detail` say why it is another attempt; `recorded` are reports that the journal has already. A `retry` is
+    not bound by them: the attempt before it raised.
     """
 
     number: int
@@ -69,6 +70,7 @@ class Live:
     kept_at: float = field(default_factory=time.monotonic)
     best: float | None = None
     recorded: dict[int, Reported] = field(default_factory=dict)
+    retry: bool = False
     ticket: int | None = None
     units: Units | None = None
     digests: list[str] = field(default_factory=list)
@@ -261,6 +263,7 @@ class Driver:
         step, state = self._shelf.last(trial, self.history, self.watch.say)
         live = Live(trial.number, trial.attempts + 1, why, detail, state, step, kept_step=step)
         live.recorded = self._recorded(trial, -1 if state is None else step)  # a first step may be 0
+        live.retry = why == "failed" and not self._strict
         self._live[trial.number] = live
         if self._stage is None:
             self._stage = self._open_stage()
@@ -334,7 +337,10 @@ class Driver:
         if recorded is None and (report.step > trial.step or not trial.metrics):
             self.record(event)
         elif recorded is None or not (_same(recorded.metrics, event.metrics) and recorded.units == event.units):
-            self._differs(recorded, event)
+            if live.retry and recorded is not None:
+                self.record(event)
+            else:
+                self._differs(recorded, event)
 
     def _differs(self, recorded: Reported | None, again: Reported) -> None:
         """A recomputed step is not as recorded, or was none before; what is recorded stays."""

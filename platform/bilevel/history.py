@@ -147,7 +147,8 @@ class History:
         changes: dict[str, Any] = {"step": event.step, "metrics": metrics, "deaths": 0}
         if value is not None and math.isfinite(value):
             sign = 1 if self.minimize else -1
-            if trial.best is None or sign * value < sign * trial.best:
+            again = trial.best_step is not None and trial.best_step >= event.step  # a retry, and the best was not hers
+            if trial.best is None or again or sign * value < sign * trial.best:
                 changes |= {"best": value, "best_step": event.step, "best_metrics": metrics}
         if event.found:
             chosen = {name: said["value"] for name, said in event.found.items()}

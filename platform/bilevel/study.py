@@ -42,7 +42,8 @@ class Study:
         points: configurations to begin with, by dotted path; what they leave out starts in the middle.
         repeats: seeds that each configuration is tried with; it counts by its mean.
         confirm: seeds with which the leaders are tried again at the end; then they count by the mean of those alone.
-        retries: attempts more at a trial whose objective raised. A lost worker is not the trial's failure.
+        retries: attempts more at a trial whose objective raised; what the last one reports counts. A lost worker is not
+            the trial's failure.
         seconds: a time limit, over all sessions of the run.
         target: the study is complete when the objective is as good as this.
         plateau: no more trials are asked for when so many in a row brought nothing better.

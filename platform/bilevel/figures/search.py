@@ -183,7 +183,10 @@ class _Reader:
             case Reported():
                 value = event.metrics.get(self.history.metric)
                 if value is not None:
-                    self.open[event.trial].curve.extend((event.step, value))
+                    curve = self.open[event.trial].curve
+                    if curve and event.step <= curve[-2]:  # a retry: its curve begins anew
+                        curve.extend((math.nan, math.nan))
+                    curve.extend((event.step, value))
             case Ended():
                 track = self.open[event.trial]
                 track.attempts = track.attempts or [Attempt("", track.asked)]
