@@ -17,15 +17,22 @@ def returned(trial: Trial, end: Completed) -> tuple[str, str | None]:
     """The state of a trial whose objective has returned, and why, if it is not completed."""
     if end.pruned:
         return "stopped", "it pruned itself"
-    if 0 < trial.since == trial.step:  # a member whose values were never trained with
+    if _untrained(trial):
         return "stopped", "it moved at its end, and trained no further"
     return "completed", None
+
+
+def _untrained(trial: Trial) -> bool:
+    """Whether it is a member of a population whose present values were never trained with."""
+    return 0 < trial.since == trial.step
 
 
 def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:
     """How a trial ends; one that never reported an objective, or one that is not finite, has failed."""
     metrics: Mapping[str, float] = trial.metrics
     values: list[float | None] = [metrics.get(name) for name in study.objectives]
+    if state == "stopped" and _untrained(trial):  # what it shows is its donor's
+        return Ended(trial.number, state, trial.step, None, reason, learned)
     if study.value == "best" and trial.best is not None:
         values[0] = trial.best
     for name, value in zip(study.objectives, values, strict=True):

@@ -20,7 +20,11 @@ from bilevel import (
     OneOf,
     Report,
     Run,
+    Space,
+    Study,
+    Uniform,
     figures,
+    results,
     run,
 )
 from bilevel.events import Moved, Turned
@@ -132,6 +136,27 @@ def test_a_member_that_diverges_goes_on_from_another(tmp_path: Path) -> None:
         assert live(folder, study, slots=4).status == "completed"
         assert fingerprint(folder) == expected, f"killed after event {number} of {count}"
         check_once(folder)
+
+
+def test_a_member_that_moves_at_its_very_end_shows_no_result_of_another(tmp_path: Path) -> None:
+    """Who does not say in its configuration how long a trial is is asked to move after the last step, too."""
+
+    def train(config: dict[str, float], run: Run) -> Iterator[Report]:
+        state = run.state or {"done": 0, "w": 10.0}
+        for step in range(state["done"] + 1, 9):
+            state = {"done": step, "w": state["w"] - config["x"]}
+            yield Report(step, {"loss": state["w"]}, state)
+
+    search = PBT(members=4, every=4, resample=0.0)
+    study = Study(name="short", objective=train, minimize="loss", space=Space(dict, x=Uniform(0.0, 1.0)), search=search)
+    folder, history = searched(tmp_path, study, slots=4)
+    moved = {event.trial for event in folder.events() if isinstance(event, Moved) and event.step == 8}
+    assert len(moved) == 1
+    for trial in history.trials.values():
+        wanted = ("stopped", True) if trial.number in moved else ("completed", False)
+        assert (trial.state, trial.objective is None) == wanted
+    found = results.search(folder)
+    assert {trial.number for trial in found.valued()} == history.trials.keys() - moved
 
 
 def test_a_population_without_states_is_told_what_it_lacks(tmp_path: Path) -> None:
