@@ -210,6 +210,23 @@ def test_what_is_printed_is_taken_and_standard_output_left_alone(capsys: pytest.
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_keyboard_interrupt_is_a_trials_own_only_where_nobody_presses_ctrl_c(alone: bool) -> None:
+    def stops(config: Plain, run: Run) -> Iterator[Report]:
+        yield Report(1, {"loss": 0.0})
+        raise KeyboardInterrupt("by hand")
+
+    hosted = script(stops).host(Order(0, 1, 1, {}), {}, alone=alone)
+    hosted.advance(None)
+    if alone:
+        said = hosted.advance(None)
+        assert isinstance(said, Raised)
+        assert said.reason == "KeyboardInterrupt: by hand"
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            hosted.advance(None)
+
+
 class Network(torch.nn.Module):
     """A configuration that is a network."""
 

@@ -125,7 +125,9 @@ class Hosted:
                 if not self._searched:
                     raise
                 return raised(error)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 the user's code: whatever it raises ends this trial alone
+            except BaseException as error:  # the user's code: whatever it raises ends this trial alone
+                if not self._alone and not isinstance(error, Exception | SystemExit):
+                    raise  # Ctrl-C, in the driver
                 return Completed(pruned=True) if _is_pruned(error) else raised(error)
             self._ended = False
             said, problem = self._fit(said)

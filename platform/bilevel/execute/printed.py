@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from typing import BinaryIO, Protocol, TextIO, cast
@@ -31,15 +32,15 @@ class Descriptors:
     """All that a worker writes to its descriptors 1 and 2: Python, libraries in C, and child processes."""
 
     def __init__(self) -> None:
-        self._file = _memory()
+        self._fd = _memory()
+        weakref.finalize(self, os.close, self._fd)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Within: the descriptors are the trial's, and Python's streams lead there, the same ones for every trial."""
-        fd = self._file.fileno()
         before = os.dup(1), os.dup(2)
-        os.dup2(fd, 1)
-        os.dup2(fd, 2)
+        os.dup2(self._fd, 1)
+        os.dup2(self._fd, 2)
         out, err = _streams()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -53,7 +54,7 @@ class Descriptors:
 
     def collect(self) -> str:
         """What was printed since the last call."""
-        fd = self._file.fileno()
+        fd = self._fd
         size = os.fstat(fd).st_size
         if not size:
             return ""
@@ -155,11 +156,12 @@ def _streams() -> tuple[TextIO, TextIO]:
     return next(made), next(made)
 
 
-def _memory() -> BinaryIO:
-    """A file that no disk holds, where the system has such."""
+def _memory() -> int:
+    """The descriptor of a file that no disk holds, where the system has such."""
     if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("printed"), "w+b", buffering=0)
-    return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
+        return os.memfd_create("printed")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _cut(text: str, left_out: int = 0) -> str:
