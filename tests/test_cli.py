@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -321,6 +324,34 @@ def test_clean_says_first_and_then_does(home: Path, capsys: pytest.CaptureFixtur
     assert printed(capsys, "show", "last")  # what was found is still known
     assert "deleted the run" in printed(capsys, "clean", "--older-than", "0", "--runs")
     assert not checkpoints.parent.exists()
+
+
+def test_a_store_that_is_read_only_can_be_looked_at_and_says_so_to_who_would_write(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["run", "tiny.py", *FAST, "--steps", "2"]) == 0
+    (journal,) = Path("runs").glob("*/journal.jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(line for line in lines if b'"event":"finished"' not in line))  # as after a kill
+    real = os.open
+
+    def refuse(path: str, flags: int, *more: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    capsys.readouterr()
+    for words in (["resume", "last"], ["extend", "last", "--trials", "2"], ["clean", "--older-than", "0", "--runs"]):
+        assert cli.main(words) == 2
+        captured = capsys.readouterr()
+        assert "the store cannot be written: Read-only file system; " in captured.err
+        assert len(captured.err.splitlines()) == 1
+        assert captured.out == ""  # nothing is called deleted that is still there
+    (row,) = json.loads(printed(capsys, "list", "--json"))
+    assert row["status"] == "interrupted"
+    for words in (["show", "last"], ["show", "last", "--trial", "0"], ["audit", "last"]):
+        assert printed(capsys, *words)
 
 
 def test_a_changed_study_is_refused_and_new_code_takes_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

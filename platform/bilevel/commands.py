@@ -335,13 +335,13 @@ def clean(arguments: argparse.Namespace) -> int:
         if size == 0:
             continue
         freed += size
+        if not arguments.dry_run:
+            with folder.locked():
+                shutil.rmtree(target)
         what = "the run" if whole else "checkpoints"
         out.print(
             f"{'would delete' if arguments.dry_run else 'deleted'} {what} of {folder.run_id} ({size / 1e6:.1f} MB)"
         )
-        if not arguments.dry_run:
-            with folder.locked():
-                shutil.rmtree(target)
     out.print(f"{freed / 1e6:.1f} MB {'would be freed' if arguments.dry_run else 'freed'}")
     return 0
 

@@ -39,7 +39,9 @@ def write(search: Search, path: Path, *, title: str | None = None, facts: Mappin
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StoreFailed(f"{path}: the report cannot be written: {error.strerror}") from error
+        raise StoreFailed(
+            f"{path}: the report cannot be written: {error.strerror}; name another file with --output FILE"
+        ) from error
     return path
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from bilevel import figures
 from bilevel import history as histories
 from bilevel import space as spaces
-from bilevel.errors import BadInput
 from bilevel.events import Asked, Ended, Opened, Reported
 from bilevel.history import History, Leader, Trial
 from bilevel.record import checkpoints, journal
@@ -76,11 +75,7 @@ def standing(folder: RunFolder, history: History) -> str:
     """A run's status: as it ended, "running" while a driver holds it, "interrupted" otherwise."""
     if history.status in ("completed", "failed", "stopped"):
         return history.status
-    try:
-        with folder.locked():
-            return "interrupted"
-    except BadInput:
-        return "running"
+    return "running" if folder.driven else "interrupted"
 
 
 def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:

@@ -133,6 +133,19 @@ def test_a_killed_driver_lets_go(tmp_path: Path) -> None:
         pass
 
 
+def test_a_look_at_the_lock_takes_and_writes_nothing(tmp_path: Path) -> None:
+    (folder,) = made(tmp_path, "run")
+    assert not folder.driven
+    assert not (folder.path / "lock").exists()
+    with folder.locked():
+        said = subprocess.run([sys.executable, "-c", TRY, str(folder.path)], capture_output=True, text=True, check=True)
+        assert folder.driven
+        assert f"process {os.getpid()}" in said.stdout
+    before = (folder.path / "lock").read_bytes()
+    assert not folder.driven
+    assert (folder.path / "lock").read_bytes() == before
+
+
 def test_two_runs_never_share_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter(["aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr(folders.secrets, "token_hex", lambda n: next(given))

@@ -66,8 +66,15 @@ class RunFolder:
 
         Raises:
             RunLocked: another driver holds it.
+            BadInput: the store cannot be written.
         """
-        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise BadInput(
+                f"{self.path}: the store cannot be written: {error.strerror}; it can be looked at as it is; to go on,"
+                " copy the run to another one (--store DIR)"
+            ) from error
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,6 +86,21 @@ class RunFolder:
             yield
         finally:
             os.close(fd)
+
+    @property
+    def driven(self) -> bool:
+        """Whether a driver holds the run's lock: a look that writes nothing, for the store may be read-only."""
+        try:
+            fd = os.open(self.path / "lock", os.O_RDONLY)
+        except OSError:  # no driver ever took it, or it is not for us to read
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
 
 def create(store: Path, name: str, document: Mapping[str, Any]) -> RunFolder:
