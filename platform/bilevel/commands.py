@@ -9,7 +9,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from rich.table import Table
 from bilevel import audit as audits
 from bilevel import doctor as doctors
 from bilevel import history as histories
-from bilevel import learner, results, runs, sources, tables, terminal
+from bilevel import learner, results, runs, server, sources, tables, terminal
 from bilevel import report as reports
 from bilevel import space as spaces
 from bilevel.errors import BadInput
@@ -354,10 +353,7 @@ def ui(arguments: argparse.Namespace) -> int:
     for folder in folders.runs(arguments.store)[-3:]:
         for name, link in tracking.recorded(folder.path, uri, arguments.port).links.items():
             _out().print(f"{folder.run_id}, {name}: {link}", style="dim", markup=False)
-    try:
-        return subprocess.run(command, env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    return server.serve(command, environment)
 
 
 def doctor(arguments: argparse.Namespace) -> int:
