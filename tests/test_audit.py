@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import safetensors.torch
 from bilevel import Study, driver, trees
 from bilevel.audit import Audited, audit, replay
 from bilevel.errors import BadInput
-from bilevel.events import Reported
+from bilevel.events import Moved, Reported
 from bilevel.record import checkpoints, journal
 from bilevel.record.folder import RunFolder
 from support.tiny import finished, maml, walking
+from support.trying import hill, population
 
 
 def kept(store: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
@@ -25,7 +27,7 @@ def kept(store: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> RunFolde
     return RunFolder(finished(store, study).folder)
 
 
-def audited(folder: RunFolder, study: Study, sample: float = 1.0) -> Audited:
+def audited(folder: RunFolder, study: Study | None, sample: float = 1.0) -> Audited:
     return audit(folder, study, sample=sample, seed=0, say=lambda text: None)
 
 
@@ -108,7 +110,34 @@ def test_a_planted_result_in_the_journal_is_found(tmp_path: Path) -> None:
     assert found.faults == ("trial 0, step 4, unit 0 (0): not what was recorded",)
 
 
+def test_an_ordinary_search_has_all_its_checkpoints_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = kept(tmp_path, hill(trials=3), monkeypatch)
+    assert audited(folder, None) == audited(folder, hill(trials=3)) == Audited(0, 9, ())
+    shutil.rmtree(checkpoints.folder(folder.path, 1, 2))  # pruned is not damaged
+    path = checkpoints.folder(folder.path, 2, 1) / "state.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    found = audited(folder, None)
+    assert found.checkpoints == 8
+    (fault,) = found.faults
+    assert fault.startswith(f"{path.parent}: state.safetensors is not what was written")
+
+
+def test_members_that_moved_have_their_checkpoints_counted(tmp_path: Path) -> None:
+    folder = RunFolder(finished(tmp_path, population()).folder)
+    assert any(isinstance(event, Moved) for event in folder.events())
+    there = len(list((folder.path / "checkpoints").glob("*/step-*")))
+    assert audited(folder, None).checkpoints == there > 0
+
+
+def test_trials_without_units_are_not_replayed(tmp_path: Path) -> None:
+    folder = RunFolder(finished(tmp_path, hill(trials=1)).folder)
+    with pytest.raises(BadInput, match="step 1 of trial 0 was not computed in units; only those are replayed"):
+        replay(folder, hill(trials=1), step=1)
+
+
 def test_before_anything_is_recorded_there_is_nothing_to_audit(tmp_path: Path) -> None:
     folder = RunFolder(finished(tmp_path, walking(), seconds=-1.0).folder)
-    with pytest.raises(BadInput, match="no units are recorded yet; there is nothing to audit"):
+    with pytest.raises(BadInput, match="nothing is recorded yet; there is nothing to audit"):
         audited(folder, walking())

@@ -228,6 +228,21 @@ def test_replay_and_audit(store: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "all as recorded" in printed(capsys, "audit", "last", "--store", store, "--sample", "100%")
 
 
+def test_an_audit_of_an_ordinary_search_reads_its_checkpoints(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "own.py").write_text(OWN.replace('nan")})', 'nan")}, {"step": step})'))
+    assert cli.main(["run", "own.py", *FAST]) == 0
+    capsys.readouterr()
+    said = printed(capsys, "audit", "last")
+    assert said == (
+        "1 checkpoints read: all as recorded (its trials are not made of units, which alone are computed again)\n"
+    )
+    (state,) = Path("runs").glob("*/checkpoints/*/*/state.json")
+    state.write_text(state.read_text().replace("5", "4"))
+    said = printed(capsys, "audit", "last", status=1)
+    assert f"{state.parent}: state.json is not what was written" in said
+    assert "1 checkpoints read: 1 do not agree with the record" in said
+
+
 def test_a_resumed_finished_run_gives_its_result(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = json.loads(printed(capsys, "show", "last", "--store", store, "--json"))
     assert json.loads(printed(capsys, "resume", "last", "--store", store, "--json")) == shown

@@ -1,4 +1,4 @@
-"""Is the record what the computation gives? Units computed again from journal and checkpoints, and compared."""
+"""Is the record what was written, and what the computation gives? Checkpoints read, units computed again, compared."""
 
 from __future__ import annotations
 
@@ -68,6 +68,10 @@ def replay(
             f" another one; give a later step"
         )
     count = len(recorded.units) // 8
+    if count == 0:
+        raise BadInput(
+            f"{folder.run_id}: step {step} of trial {trial} was not computed in units; only those are replayed"
+        )
     if not 0 <= unit < count:
         raise BadInput(f"{folder.run_id}: step {step} has units 0 to {count - 1}, not {unit}")
     for at, index, name, result in _computed(folder, study, chosen, step, step, debug_unit=unit if debug else None):
@@ -76,21 +80,47 @@ def replay(
     raise NotReproduced(f"trial {trial}, step {step}: the computation no longer has unit {unit}")
 
 
-def audit(folder: RunFolder, study: Study, *, sample: float, seed: int, say: Callable[[str], None]) -> Audited:
+def units(folder: RunFolder) -> int:
+    """How many units the journal has digests of; none where trials are not made of units."""
+    return sum(len(event.units) // 8 for event in folder.events() if isinstance(event, Reported))
+
+
+def audit(folder: RunFolder, study: Study | None, *, sample: float, seed: int, say: Callable[[str], None]) -> Audited:
     """Read every checkpoint, and compute a random sample of units again where the checkpoints lie.
 
     Units of the steps that follow a random kept checkpoint (or the start) are computed, one checkpoint after another,
-    until `sample` (a fraction) of all the run's units is compared.
+    until `sample` (a fraction) of all the run's units is compared. Where trials are not made of units, and where there
+    is no `study`, only checkpoints are read.
 
     Raises:
         BadInput: nothing is recorded yet.
     """
     history = histories.replay(folder.events())
-    faults: list[str] = []
+    reported = {number: _reported(folder, number) for number in history.trials}
+    if not any(reported.values()):
+        raise BadInput(f"{folder.run_id}: nothing is recorded yet; there is nothing to audit")
+    whole, faults = _read(folder, history)
+    checked, total = len(whole) + len(faults), units(folder)
+    if total == 0 or study is None:
+        return Audited(0, checked, tuple(faults))
+    wanted, compared = max(1, round(sample * total)), 0
+    begins = [(trial, 0) for trial in history.trials.values() if not trial.since]
+    starts = [(trial, step) for trial, step in sorted([*begins, *whole], key=_place) if step < trial.step]
+    random.Random(seed).shuffle(starts)
+    share = -(-wanted // max(1, len(starts)))
+    for trial, step in starts:
+        if compared >= wanted:
+            break
+        say(f"trial {trial.number}, from step {step}: computing up to {min(share, wanted - compared)} units")
+        compared += _audit_from(folder, study, trial, step, share, reported[trial.number], faults)
+    return Audited(compared, checked, tuple(faults))
+
+
+def _read(folder: RunFolder, history: History) -> tuple[list[tuple[Trial, int]], list[str]]:
+    """The checkpoints that the journal names and that are whole, and what is wrong with the others."""
     whole: list[tuple[Trial, int]] = []
+    faults: list[str] = []
     for trial in history.trials.values():
-        if not trial.since:
-            whole.append((trial, 0))
         for step, manifest in trial.kept.items():
             path = checkpoints.folder(folder.path, trial.number, step)
             if not path.exists():
@@ -100,20 +130,11 @@ def audit(folder: RunFolder, study: Study, *, sample: float, seed: int, say: Cal
                 whole.append((trial, step))
             except RecordDamaged as error:
                 faults.append(str(error))
-    reported = {number: _reported(folder, number) for number in history.trials}
-    total = sum(len(event.units) // 8 for steps in reported.values() for event in steps.values())
-    if total == 0:
-        raise BadInput(f"{folder.run_id}: no units are recorded yet; there is nothing to audit")
-    wanted, compared = max(1, round(sample * total)), 0
-    starts = [(trial, step) for trial, step in whole if step < trial.step]
-    random.Random(seed).shuffle(starts)
-    share = -(-wanted // max(1, len(starts)))
-    for trial, step in starts:
-        if compared >= wanted:
-            break
-        say(f"trial {trial.number}, from step {step}: computing up to {min(share, wanted - compared)} units")
-        compared += _audit_from(folder, study, trial, step, share, reported[trial.number], faults)
-    return Audited(compared, len(whole) - len(history.trials), tuple(faults))
+    return whole, faults
+
+
+def _place(start: tuple[Trial, int]) -> tuple[int, int]:
+    return start[0].number, start[1]
 
 
 def _audit_from(

@@ -282,7 +282,6 @@ def replay(arguments: argparse.Namespace) -> int:
 def audit(arguments: argparse.Namespace) -> int:
     """Random units computed again, all checkpoints read."""
     folder = folders.find(arguments.store, arguments.run)
-    study, _ = runs.reload(folder)
     text = arguments.sample
     try:
         sample = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -290,12 +289,16 @@ def audit(arguments: argparse.Namespace) -> int:
         sample = 0.0
     if not 0 < sample <= 1:
         raise BadInput(f"--sample {text}: give a fraction such as 0.01, or 1%")
+    study = runs.reload(folder)[0] if audits.units(folder) else None  # to read checkpoints it is not needed
     found = audits.audit(folder, study, sample=sample, seed=arguments.seed, say=Console(stderr=True).print)
     for fault in found.faults:
         _out().print(fault, style="red", markup=False)
+    again = f"{found.units} units computed again, " if found.units else ""
+    none = "" if found.units else " (its trials are not made of units, which alone are computed again)"
     _out().print(
-        f"{found.units} units computed again, {found.checkpoints} checkpoints read: "
+        f"{again}{found.checkpoints} checkpoints read: "
         + (f"{len(found.faults)} do not agree with the record" if found.faults else "all as recorded")
+        + none
     )
     return 1 if found.faults else 0
 
