@@ -408,6 +408,20 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"usage: bilevel {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["resume", "extend"])
+def test_help_of_what_goes_on_names_its_own_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("(default: as the run began") == 4  # workers, slots, address, track
+    assert "default: the CPUs" not in said
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(default: the CPUs; 0: no Ray)" in said
+    assert "as the run began" not in said
+
+
 def test_the_program_refuses_as_the_function_does(home: Path) -> None:
     program = [sys.executable, "-m", "bilevel.cli"]
     done = subprocess.run([*program, "run", "nowhere.py"], capture_output=True, text=True)

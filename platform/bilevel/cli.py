@@ -98,13 +98,13 @@ def _parser() -> argparse.ArgumentParser:
 
     _run_words(command("run", commands.run, "run a study"))
     resume = command("resume", commands.resume, "go on with a run where its record ends", run=True)
-    _where_words(resume)
+    _where_words(resume, goes_on=True)
     resume.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
     listed = command("list", commands.list_runs, "list the runs of a store")
     listed.add_argument("--json", action="store_true", help="as one JSON array")
     extend = command("extend", commands.extend, "add trials to a run, finished or not", run=True)
     extend.add_argument("--trials", type=int, required=True, metavar="N", help="how many more")
-    _where_words(extend)
+    _where_words(extend, goes_on=True)
     extend.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
     show = command("show", commands.show, "show how a run stands, or one of its trials", run=True)
     show.add_argument("--json", action="store_true", help="the JSON object that `run --json` prints")
@@ -172,18 +172,21 @@ def _run_words(run: argparse.ArgumentParser) -> None:
     run.add_argument("--device", metavar="D", help="torch device where Ray gives no GPU (default: cpu)")
 
 
-def _where_words(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", type=int, metavar="N", help="inner-loop workers (default: the CPUs; 0: no Ray)")
+def _where_words(command: argparse.ArgumentParser, *, goes_on: bool = False) -> None:
+    """Where a run computes; one that goes on does as it began, in all that is not given."""
+
+    def default(words: str) -> str:
+        return "default: as the run began" if goes_on else f"default: {words}"
+
     command.add_argument(
-        "--slots",
-        type=int,
-        metavar="N",
-        help="trials in flight (default: the workers; 1 if the objective spreads its work)",
+        "--workers", type=int, metavar="N", help=f"inner-loop workers ({default('the CPUs')}; 0: no Ray)"
     )
-    command.add_argument("--address", metavar="A", help="an existing Ray cluster, host:port or auto")
-    command.add_argument(
-        "--track", metavar="URI", help="MLflow tracking URI (default: a database in the store); or none"
-    )
+    slots = default("the workers; 1 if the objective spreads its work")
+    command.add_argument("--slots", type=int, metavar="N", help=f"trials in flight ({slots})")
+    address = default("Ray of its own, on this machine")
+    command.add_argument("--address", metavar="A", help=f"an existing Ray cluster, host:port or auto ({address})")
+    track = default("a database in the store")
+    command.add_argument("--track", metavar="URI", help=f"MLflow tracking URI ({track}); or none")
     command.add_argument("--json", action="store_true", help="the result as the last line of standard output")
 
 
