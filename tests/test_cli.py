@@ -67,11 +67,13 @@ def objective(cfg, run):
 study = Study(name="own", objective=objective, minimize="loss", space=Space(Config, rate=0.5))
 """
 
+BAG = OWN.replace("Space(Config, rate=0.5)", "Space(dict, rate=0.5)").replace("cfg.rate", "cfg['rate']")
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Here are the studies, and no data; figures are not drawn, which takes seconds."""
-    for name, text in {"tiny": TINY, "points": LETTERS, "own": OWN}.items():
+    for name, text in {"tiny": TINY, "points": LETTERS, "own": OWN, "bag": BAG}.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BILEVEL_DATA", raising=False)
@@ -98,6 +100,7 @@ BAD = {
     "no such file": (["nowhere.py"], "nowhere.py: no such file; give the path"),
     "no study in it": (["tiny.py:other"], "no study named 'other'; it has study: run tiny.py:study"),
     "a path that is not there": (["tiny.py", "--set", "rule.rate=1"], "no value at 'rule.rate': rule has init"),
+    "a misspelt name of a dict": (["bag.py", "--set", "nope=1"], "no value at 'nope': the space has rate"),
     "a value of the wrong type": (["tiny.py", "--set", "rule.steps=many"], "rule.steps: 'many' is a str; it takes int"),
     "a float for a whole number": (["tiny.py", "--set", "steps=1.5"], "steps: 1.5 is a float; it takes int"),
     "more ways than classes": (["points.py", "--set", "tasks.ways=9"], "9"),

@@ -298,6 +298,12 @@ def test_a_range_may_shrink_while_trials_are_out(tmp_path: Path) -> None:
     assert (result.status, len(result.trials)) == ("completed", 40)
 
 
+def test_a_suggested_value_can_be_set(tmp_path: Path) -> None:
+    """Which names there are the space cannot know: so `--set` refuses none here."""
+    result = run(study(trials=4, search=None).set("x", 0.5), on=Inline(), store=tmp_path, track="none")
+    assert list(result.trials["config.x"]) == [0.5] * 4
+
+
 def test_several_values_have_a_name_each(tmp_path: Path) -> None:
     both = Study(
         name="two",

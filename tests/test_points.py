@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -433,6 +435,33 @@ def test_a_dimension_becomes_a_constant_and_a_constant_a_dimension() -> None:
     assert names(assign(space, "lr", Learned(Uniform(0, 1), by=SGD()))) == ["lr"]
     assert names(assign(hybrid(), "lr.by.lr", Log(1e-3, 1.0)))[-3:] == ["lr.by.lr", "lr.per", "steps"]
     assert build(settle(assign(space, "extra", {"n": Int(1, 3)}), {"lr": 0.5, "extra.n": 2})).extra == {"n": 2}
+
+
+def bag(target: type = dict) -> Space:
+    """A space of whatever names, in which spaces and dicts are nested."""
+    return Space(target, lr=Log(1e-3, 1.0), opt=Space(target, momentum=0.9, betas={"first": 0.9}), **{"a.b": 1})
+
+
+@pytest.mark.parametrize("target", [dict, SimpleNamespace])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("nope", "no value at 'nope': the space has lr, opt, a.b"),
+        ("nope.lr", "no value at 'nope.lr': the space has lr, opt, a.b"),
+        ("opt.nope", "no value at 'opt.nope': opt has momentum, betas"),
+        ("opt.betas.third", "no value at 'opt.betas.third': opt.betas has first"),
+    ],
+)
+def test_what_takes_any_name_takes_no_misspelt_path(target: type, path: str, said: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(said)):
+        assign(bag(target), path, 1)
+
+
+def test_what_takes_any_name_is_set_by_those_that_it_has() -> None:
+    space = bag()
+    for path in ("lr", "opt.momentum", "opt.betas.first", "a.b"):
+        space = assign(space, path, 0.5)
+    assert build(space) == {"lr": 0.5, "opt": {"momentum": 0.5, "betas": {"first": 0.5}}, "a.b": 0.5}
 
 
 def test_the_label_of_an_option_picks_it() -> None:

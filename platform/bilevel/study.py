@@ -172,10 +172,13 @@ class Study:
     def set(self, path: str, value: Any) -> Study:
         """The same study with the value at a dotted path replaced (a constant, a dimension, a `Space` or `Learned`).
 
+        Where the objective suggests its own values, a name that the space does not have is one of theirs.
+
         Raises:
             BadInput: no such path, or a value that does not fit.
         """
-        return dataclasses.replace(self, space=spaces.assign(self.space, path, value))
+        free = getattr(self.objective, "suggests", False)
+        return dataclasses.replace(self, space=spaces.assign(self.space, path, value, free=free))
 
     def config(self, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The configuration by dotted path, of a point; without one, searched values are shown as what they are.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from argparse import Namespace
+from types import SimpleNamespace
 from typing import Any
 
 from bilevel.dimensions import OneOf, is_dimension
 from bilevel.errors import BadInput
 from bilevel.space import fits
 from bilevel.space.tree import Learned, Space, children
+
+BAGS = (dict, SimpleNamespace, Namespace)
+"""What takes any name, a misspelt one too: there only names that the space has can be meant."""
 
 
 def parse(text: str) -> Any:
@@ -20,10 +25,11 @@ def parse(text: str) -> Any:
         return text
 
 
-def assign(node: Any, path: str, value: Any, *, whole: str | None = None) -> Any:
+def assign(node: Any, path: str, value: Any, *, whole: str | None = None, free: bool = False) -> Any:
     """The same space with the value at a dotted path replaced by a constant, a dimension, a `Space` or `Learned`.
 
-    The label of one of a choice's options picks that option.
+    The label of one of a choice's options picks that option. Where names are `free`, a new one is added: an objective
+    that suggests its own values takes this one instead.
 
     Raises:
         BadInput: no such path (the message names what is there), or a value of the wrong type.
@@ -37,9 +43,10 @@ def assign(node: Any, path: str, value: Any, *, whole: str | None = None) -> Any
         if name in ("by", "per", "start"):
             return dataclasses.replace(node, **{name: _put(getattr(node, name), rest, value, whole, Any)})
         return dataclasses.replace(node, value=assign(_factory(node.value, whole), path, value, whole=whole))
-    target = node.target if isinstance(node, Space) else type(node) if dataclasses.is_dataclass(node) else None
-    known = list(inside) if isinstance(node, dict) else fits.signature(target)[0] if target is not None else []
-    if known is not None and name not in known:
+    target: Any = node.target if isinstance(node, Space) else type(node) if dataclasses.is_dataclass(node) else None
+    bag = target is None or (isinstance(target, type) and issubclass(target, BAGS))
+    known = list(inside) if bag else fits.signature(target)[0]
+    if known is not None and name not in known and not free:
         where = whole[: len(whole) - len(path)].rstrip(".") or "the space"
         raise BadInput(f"no value at {whole!r}: {where} has {', '.join(known) or 'no fields'}")
     hint = Any if target is None else fits.hints(target).get(name, Any)
