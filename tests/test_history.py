@@ -52,7 +52,7 @@ def test_the_end_of_a_run_is_folded() -> None:
     assert history(Interrupted("SIGINT")).status == "interrupted"
     done = history(*trial(0, 1.0), Finished("completed", {"a": 1}))
     assert (done.status, done.result) == ("completed", {"a": 1})
-    assert fold(done, Opened(0, "c", {}, "h")) == done
+    assert fold(done, Opened(0, "c", {}, "h")) == dataclasses.replace(done, workers=0)
 
 
 def test_the_best_trial_is_finite_not_failed_and_of_equals_the_first() -> None:

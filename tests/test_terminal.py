@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from bilevel import terminal
+from bilevel.events import Opened
 from bilevel.history import History
 from bilevel.progress import Progress, Standing
 from support import searches
@@ -120,6 +121,22 @@ def test_nothing_has_ended_yet(clock: Clock) -> None:
     empty = History(metric="loss")
     terminal.Screen(console).progress(Progress(empty, {}, 0, 0, 0.0, Standing()))
     assert text(console).strip() == "0 trials · 0 failed · starting"
+
+
+def test_it_says_who_computes(clock: Clock) -> None:
+    """In this process alone if it is so: workers may be starting, in a resumed search too, or have all died."""
+    for workers, alive, said in (
+        (0, (0, 0), ["in this process"] * 2),
+        (2, (0, 1, 2, 0, 2), ["starting", "1 workers", "2 workers", "0 workers", "2 workers"]),
+        (None, (0, 3), ["starting", "3 workers"]),
+    ):
+        console, found = seen(False, 300), history(400)
+        found.take(Opened(workers, "", {}, ""))
+        screen = terminal.Screen(console)
+        for count in alive:
+            screen.progress(Progress(found, {}, count, 0, 60.0, Standing(trials=40)))
+            clock.now += terminal.LINE_EVERY
+        assert [line.split(" · ")[-1] for line in text(console).splitlines()] == said
 
 
 def test_the_end_names_interval_and_front() -> None:

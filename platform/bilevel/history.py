@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bilevel.events import Asked, Begun, Ended, Event, Finished, Interrupted, Kept, Moved, Reported, Started
+from bilevel.events import Asked, Begun, Ended, Event, Finished, Interrupted, Kept, Moved, Opened, Reported, Started
 
 INHERITED = ("step", "metrics", "best", "best_step", "best_metrics")
 """What a member of a population takes over from another."""
@@ -85,6 +85,8 @@ class History:
     ended: dict[str, int] = field(default_factory=lambda: {"completed": 0, "stopped": 0, "failed": 0})
     status: str | None = None
     result: Mapping[str, Any] | None = None
+    workers: int | None = None
+    """Of the last driver; 0: it computes in its own process, None: as many as its cluster gives."""
 
     def take(self, event: Event) -> None:
         """One more event, in place."""
@@ -94,6 +96,8 @@ class History:
                 self.objectives = {name: way == "minimize" for name, way in event.objectives.items()} or {
                     event.metric: event.minimize
                 }
+            case Opened():
+                self.workers = event.workers
             case Asked():
                 self._put(Trial(event.trial, event.config, event.seed, event.point, event.of, event.confirms))
                 self.running[event.trial] = None

@@ -33,6 +33,7 @@ class Screen:
         self._live: Live | None = None
         self._line_at = -math.inf
         self._rate = _Rate()
+        self._manned = False
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
@@ -79,7 +80,7 @@ class Screen:
             "metrics": "  ".join(f"{name} {value:.4g}" for name, value in _shown(trial.metrics).items()),
             "rate": f"{rate * episodes:.0f} episodes/s" if isinstance(episodes, int) and rate else "",
             "left": f"{duration(left)} left" if left is not None else "",
-            "workers": _workers(progress, bool(trial.step)),
+            "workers": self._workers(progress),
             "faults": f"{progress.faults} faults survived" if progress.faults else "",
         }
 
@@ -96,9 +97,16 @@ class Screen:
             "counts": ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "failed"),
             "pace": "" if not pace else f"{pace:.3g} trials/s" if pace >= 0.1 else f"{60 * pace:.2g} trials/min",
             "left": _left(progress, standing, done, course),
-            "workers": _workers(progress, ended > 0),
+            "workers": self._workers(progress),
             "faults": f"{progress.faults} faults survived" if progress.faults else "",
         }
+
+    def _workers(self, progress: Progress) -> str:
+        """Who computes; where all workers have died there are none, which is not how it starts."""
+        if progress.history.workers == 0:
+            return "in this process"
+        self._manned = self._manned or progress.alive > 0
+        return f"{progress.alive} workers" if self._manned else "starting"
 
 
 class _Rate:
@@ -137,10 +145,6 @@ def _bar(title: str, row: Mapping[str, Any]) -> Table:
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.startswith("test")}
-
-
-def _workers(progress: Progress, begun: bool) -> str:
-    return f"{progress.alive} workers" if progress.alive else ("in this process" if begun else "starting")
 
 
 # -- a search ----------------------------------------------------------------------------------------------------------
