@@ -114,6 +114,11 @@ BAD = {
     "a set without a value": (["tiny.py", "--set", "steps"], "write PATH=VALUE"),
     "negative workers": (["tiny.py", "--workers", "-1"], "--workers -1"),
     "no trials": (["tiny.py", "--trials", "0"], "trials is 0"),
+    "a negative time": (["tiny.py", "--time", "-1"], "--time -1: give seconds, more than 0"),
+    "no time": (["tiny.py", "--time", "0"], "--time 0: give seconds, more than 0"),
+    "a time that is no number": (["tiny.py", "--time", "nan"], "--time nan: give seconds, more than 0"),
+    "Tune without workers": (["tiny.py", "--on", "tune"], "leave it or --on tune out"),
+    "a cluster without workers": (["tiny.py", "--address", "auto"], "leave it or --address out"),
     "a negative seed": (["tiny.py", "--seed", "-1"], "seed is -1"),
     "steps of another objective": (["own.py", "--steps", "5"], "--steps is for a MetaTraining"),
 }

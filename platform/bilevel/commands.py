@@ -43,6 +43,8 @@ EXIT = {"completed": 0, "stopped": 0, "failed": 1, "interrupted": 130}
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a study."""
+    if arguments.time is not None and not 0 < arguments.time < math.inf:
+        raise BadInput(f"--time {arguments.time:g}: give seconds, more than 0; without a limit leave it out")
     study, source = sources.load(arguments.file)
     changes: dict[str, Any] = {}
     for change in arguments.set:
@@ -118,8 +120,10 @@ def _on(arguments: argparse.Namespace) -> On:
     if workers is not None and workers < 0:
         raise BadInput(f"--workers {workers}: give 0 for this process, or how many Ray workers")
     if kind == "inline" or workers == 0:
-        if kind in ("ray", "tune") or arguments.address is not None:
-            raise BadInput("--workers 0 (or --on inline) computes in this process, without Ray; leave --address out")
+        said = "--workers 0" if workers == 0 else "--on inline"
+        against = f"--on {kind}" if kind in ("ray", "tune") else "--address" if arguments.address is not None else ""
+        if against:
+            raise BadInput(f"{said} computes in this process, without Ray; leave it or {against} out")
         return Inline(device=getattr(arguments, "device", None))
     gpus, device = getattr(arguments, "gpus_per_worker", 0.0), getattr(arguments, "device", None)
     if workers is None and arguments.address is None:
