@@ -139,6 +139,23 @@ def test_it_says_who_computes(clock: Clock) -> None:
         assert [line.split(" · ")[-1] for line in text(console).splitlines()] == said
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("trial 3 failed: ValueError: no", "trial 3 failed: ValueError: no"),
+        ("trial 3 failed: ValueError: no\n  at a\n  at b", "trial 3 failed: ValueError: no …"),
+        ("trial 3 failed: ValueError: " + 1000 * "x", "trial 3 failed: ValueError: " + 212 * "x" + " …"),
+        ("trial 3: ValueError: no\n  at a; trying again", "trial 3: ValueError: no …; trying again"),
+        ("trial 3: ValueError: no; trying again", "trial 3: ValueError: no; trying again"),
+        ("/store/x: full\nThe run can be resumed: ...", "/store/x: full\nThe run can be resumed: ..."),
+    ],
+)
+def test_what_a_trial_raised_is_one_line_however_long_it_is(said: str, shown: str) -> None:
+    console = seen(False, 80)
+    terminal.Screen(Console(file=console.file, soft_wrap=True)).say(said)
+    assert text(console) == shown + "\n"
+
+
 def test_the_end_names_interval_and_front() -> None:
     console = seen(False, 300)
     document = {

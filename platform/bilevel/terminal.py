@@ -22,6 +22,7 @@ from bilevel.tables import brief
 LINE_EVERY = 10.0  # seconds between plain lines
 TRIALS = 8  # running trials of a search that are listed
 TELLING = 0.02  # of a search; before that it does not know how long it will take
+LINE = 240  # characters of what is said of a trial
 WINDOW = 30.0  # seconds over which a pace is measured
 
 
@@ -66,7 +67,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, style="yellow", markup=False)
+        self.console.print(_line(text) if text.startswith("trial ") else text, style="yellow", markup=False)
 
     def _row(self, progress: Progress, number: int, config: Any) -> dict[str, Any]:
         trial: Trial = progress.history.trials[number]
@@ -145,6 +146,14 @@ def _bar(title: str, row: Mapping[str, Any]) -> Table:
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.startswith("test")}
+
+
+def _line(text: str) -> str:
+    """The beginning of the first line: an exception may be pages, and all of it is in `bilevel show RUN --trial N`."""
+    whole = text.removesuffix("; trying again")
+    ending = text[len(whole) :]
+    shown = whole.partition("\n")[0][:LINE].rstrip()
+    return shown + ("" if shown == whole.rstrip() else " …") + ending
 
 
 # -- a search ----------------------------------------------------------------------------------------------------------
