@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import errno
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
+from base64 import b64encode
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel import Inline, Ray, Tune, cli, figures, runs
+from bilevel import Inline, Ray, Tune, cli, doctor, figures, runs
 from bilevel.errors import BadInput
 from bilevel.record import folder as folders
 from bilevel.session import On
@@ -397,6 +400,49 @@ def test_a_changed_study_is_refused_and_new_code_takes_it(home: Path, capsys: py
     assert cli.main(["resume", "last"]) == 2
     assert cli.main(["resume", "last", "--new-code", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["train/loss"] > 0
+
+
+def test_a_trackers_password_is_in_no_file_and_is_wanted_again(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, recorded = "http://bob:s3%2Fcretpw@127.0.0.1:1", "http://***@127.0.0.1:1"
+    fast = ["--workers", "0", "--steps", "1"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert cli.main(["run", "tiny.py", *fast, "--track", recorded]) == 0  # it need not be on a command line
+    said = capsys.readouterr()
+    assert f"{recorded}: connection refused" in said.err
+    assert "cretpw" not in said.err + said.out
+    assert cli.main(["sync", "last"]) == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for command in (["sync", "last"], ["resume", "last"]):
+        assert cli.main(command) == 2
+        assert f"{recorded}: its password is not recorded" in capsys.readouterr().err
+    (folder,) = folders.runs(home / "runs")
+    assert folder.document()["track"] == recorded
+    assert not [path for path in home.rglob("*") if path.is_file() and b"cretpw" in path.read_bytes()]
+
+
+def test_doctor_asks_a_tracker_with_its_password_and_does_not_show_it(tmp_path: Path) -> None:
+    told: list[str | None] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        port = server.server_port
+        said = doctor._tracker(tmp_path, f"http://bob:s3%2Fcret@127.0.0.1:{port}")
+    assert said == (True, f"http://***@127.0.0.1:{port}: answers 200")
+    assert told == ["Basic " + b64encode(b"bob:s3/cret").decode()]
+    good, text = doctor._tracker(tmp_path, f"http://bob:s3%2Fcret@127.0.0.1:{port}")
+    assert not good
+    assert "cret" not in text
 
 
 def test_doctor_says_what_works_here(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -311,7 +311,7 @@ def sync(arguments: argparse.Namespace) -> int:
     """Complete a run's record in MLflow."""
     folder = folders.find(arguments.store, arguments.run)
     document = folder.document()
-    track = arguments.track if arguments.track is not None else tracking.restore(document["track"])
+    track = tracking.restore(document["track"] if arguments.track is None else arguments.track)
     uri = runs.uri_of(track, folder.path.parent)
     tracking.check_uri(uri)
     if uri == "none":
@@ -354,7 +354,8 @@ def clean(arguments: argparse.Namespace) -> int:
 
 def ui(arguments: argparse.Namespace) -> int:
     """The dashboard of a store."""
-    uri = runs.uri_of(arguments.track, arguments.store)
+    uri = runs.uri_of(tracking.restore(arguments.track), arguments.store)
+    tracking.check_uri(uri)
     command, environment = tracking.ui_command(arguments.store, uri, arguments.port)
     _out().print(f"MLflow dashboard on http://127.0.0.1:{arguments.port} (Ctrl-C ends it)")
     for folder in folders.runs(arguments.store)[-3:]:

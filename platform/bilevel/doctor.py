@@ -6,9 +6,12 @@ import os
 import shutil
 import sys
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 import torch
 from rich.console import Console
@@ -23,6 +26,7 @@ from bilevel.errors import BilevelError
 from bilevel.events import Done, Lost, Tree, Units
 from bilevel.execute import Ray
 from bilevel.record import tracking
+from bilevel.record.redaction import redact
 from bilevel.tasks import Alphabets, Omniglot
 
 PACKAGES = ("bilevel", "torch", "ray", "mlflow", "numpy", "optuna", "cma")
@@ -107,19 +111,30 @@ def _token() -> tuple[bool, str]:
 
 
 def _tracker(store: Path, track: str | None) -> tuple[bool, str]:
-    uri = runs.uri_of(track, store)
     try:
+        uri = runs.uri_of(tracking.restore(track), store)
         tracking.check_uri(uri)
     except BilevelError as error:
         return False, str(error)
-    shown = tracking.redact(uri)
+    shown = redact(uri)
     if not uri.startswith(("http://", "https://")):
         return True, shown
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5) as answer:
+        with urllib.request.urlopen(_health(uri), timeout=5) as answer:
             return answer.status == 200, f"{shown}: answers {answer.status}"
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return False, f"{shown}: {error}; a run goes on without it, `bilevel sync` completes the record"
+
+
+def _health(uri: str) -> urllib.request.Request:
+    """The question whether a server is well; urllib would take `user:password@` for a part of the host."""
+    parts = urlsplit(uri)
+    user, at, place = parts.netloc.rpartition("@")
+    path = f"{parts.path.rstrip('/')}/health"
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=place, path=path)))
+    if at:
+        request.add_header("Authorization", f"Basic {b64encode(unquote_to_bytes(user)).decode()}")
+    return request
 
 
 def _data(tasks: Alphabets | Omniglot) -> tuple[bool, str]:

@@ -25,6 +25,7 @@ from bilevel.progress import Progress, Watch
 from bilevel.record import folder as folders
 from bilevel.record import journal, tracking
 from bilevel.record.folder import RunFolder
+from bilevel.record.redaction import redact
 from bilevel.results import Result
 from bilevel.session import On, Session, stage_of
 from bilevel.sources import Source
@@ -60,7 +61,8 @@ def run(
         study: what to do.
         on: `Inline()`, `Ray(workers=...)` or `Tune(workers=...)`; by default Ray with one worker per CPU.
         store: directory of runs.
-        track: MLflow tracking URI; by default a database in the store; "none" for none.
+        track: MLflow tracking URI; by default a database in the store; "none" for none. With `***` for its secrets
+            it is completed from the variable MLFLOW_TRACKING_URI.
         seconds: a time limit, for this call alone; `Study.seconds` holds over all sessions.
         slots: trials at work at a time; by default one where the objective spreads its work (of a population all its
             members), else as many as there are workers.
@@ -73,7 +75,7 @@ def run(
     """
     watch = watch or Quiet()
     store = Path(store)
-    uri = uri_of(track, store)
+    uri = uri_of(tracking.restore(track), store)
     tracking.check_uri(uri)
     on = on or Ray(workers=os.cpu_count())
     if not isinstance(on, Inline | Ray | Tune):
@@ -92,7 +94,7 @@ def run(
         "source": dict(source.texts),
         "execution": {"on": type(on).__name__.lower(), **dataclasses.asdict(on)},
         "warm": warm.collect(study, store, uri),
-        "track": track if track is None else tracking.redact(track),
+        "track": track if track is None else redact(track),
     }
     with leaving(), tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
         stage = stage_of(study, on, source, kept)  # what no node can hold is refused before anything is written
@@ -138,7 +140,7 @@ def resume(
     store = Path(store)
     folder = folders.find(store, run)
     document = folder.document()
-    uri = uri_of(track if track is not None else tracking.restore(document["track"]), folder.path.parent)
+    uri = uri_of(tracking.restore(document["track"] if track is None else track), folder.path.parent)
     tracking.check_uri(uri)
     if more < 0:
         raise BadInput(f"{folder.run_id}: {more} more trials; give a whole number from 1 on")

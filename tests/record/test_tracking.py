@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bilevel.errors import BadInput
-from bilevel.record.tracking import check_uri, links, redact, restore, ui_command
+from bilevel.record.redaction import redact
+from bilevel.record.tracking import check_uri, links, restore, ui_command
 
 
 @pytest.mark.parametrize("uri", ["none", "sqlite:////tmp/x.db", "http://localhost:5000", "https://u:p@host/path"])
@@ -35,21 +36,92 @@ def test_bad_addresses_are_refused_without_the_password(uri: str, cause: str) ->
     assert "secret" not in str(caught.value)
 
 
-def test_credentials_are_recorded_nowhere_and_come_back_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = "https://me:s3cret@host:8443/mlflow"
-    recorded = redact(uri)
-    assert recorded == "https://***@host:8443/mlflow"
-    assert restore("http://host") == "http://host"
-    assert restore(None) is None
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://bob:s3cr/etpw@127.0.0.1:5998/db",
+        "postgresql://bob:s3cr@etpw@127.0.0.1/db",
+        "postgresql://bob:s3cr?etpw@127.0.0.1/db",
+        "postgresql://bob:s3cr#etpw@127.0.0.1/db",
+        "postgresql://bob:s3cr etpw@127.0.0.1/db",
+        "postgresql://bob:s3cr'etpw@127.0.0.1/db",
+        "postgresql://bob:s3cretpw",
+        "postgresql://127.0.0.1/db?user=bob&password=s3cr@etpw",
+        "postgresql://127.0.0.1/db?user=bob&password=s3cr etpw",
+        "http://bob:s3cr@etpw@127.0.0.1:1",
+        "http://bob:s3cr\\etpw@127.0.0.1:1",
+        "http://127.0.0.1:1/?access_token=s3cretpw",
+        "bob:s3cretpw@127.0.0.1",
+        "host=127.0.0.1 password=s3cretpw",
+    ],
+)
+def test_an_address_whose_password_cannot_be_told_from_the_rest_is_refused_without_it(uri: str) -> None:
+    with pytest.raises(BadInput, match=r"percent-encode|MLFLOW_TRACKING_TOKEN|not a tracking URI") as caught:
+        check_uri(uri)
+    assert "s3cr" not in str(caught.value)
+    assert "etpw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "recorded"),
+    [
+        ("https://me:s3cret@host:8443/mlflow", "https://***@host:8443/mlflow"),
+        ("https://s3cret@host", "https://***@host"),
+        ("postgresql://me:s3:cret@[::1]:5432/db", "postgresql://***@[::1]:5432/db"),
+        (
+            "postgresql+psycopg://me:s3%2Fcr%40et@host/db?sslmode=require",
+            "postgresql+psycopg://***@host/db?sslmode=require",
+        ),
+        ("postgresql://h:1/db?user=me&password=s3cret", "postgresql://h:1/db?user=me&password=***"),
+        ("postgresql:///db?host=/run&sslpassword=s3%40cret", "postgresql:///db?host=/run&sslpassword=***"),
+        ("postgresql://me:s3cret@h/db?pass%77ord=s3cret", "postgresql://***@h/db?pass%77ord=***"),
+        ("postgresql://h/db?user=me;PWD=s3cret&api_key=s3cret&s3cret", "postgresql://h/db?user=***&api_key=***&***"),
+    ],
+)
+def test_credentials_are_recorded_nowhere_and_come_back_from_the_environment(
+    uri: str, recorded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_uri(uri)
+    assert redact(uri) == recorded
+    assert redact(recorded) == recorded
+    assert redact(f"cannot open '{uri}', nor {uri} ") == f"cannot open '{recorded}', nor {recorded} "
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert restore(recorded) == uri
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    with pytest.raises(BadInput, match="give --track"):
-        restore(recorded)
+    for other in ("", "postgresql://me:s3cret@elsewhere/db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+        with pytest.raises(BadInput, match="give --track"):
+            restore(recorded)
+
+
+def test_an_address_without_credentials_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for uri in (
+        "http://host",
+        "sqlite:////home/me@work/a b.db",
+        "sqlite:///file:x.db?mode=rwc&uri=true",
+        "postgresql://host/db?sslmode=require",
+        "none",
+        None,
+    ):
+        assert restore(uri) == uri
+        assert uri is None or redact(uri) == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://user:p@ss@host/db",
+        "postgresql://bob:s3cr/etpw@127.0.0.1:5998/db",
+        "postgresql://bob:s3cr?etpw@host/db",
+        "postgresql://host/db?user=bob&password=s3cr@etpw",
+    ],
+)
+def test_what_cannot_be_told_apart_is_hidden_whole(uri: str) -> None:
+    assert redact(f"cannot open {uri} at all") == "cannot open postgresql://*** at all"
 
 
 def test_links_lead_to_the_pages_worth_a_look() -> None:
-    found = links("http://me:pw@host:1/", "7", "abc", ["t0", "t1"], minimize=False)
+    found = links("http://me:pw@host:1/?token=pw#pw", "7", "abc", ["t0", "t1"], minimize=False)
     assert found["study"] == "http://host:1/#/experiments/7/runs/abc"
     assert "searchFilter=tags.%60bilevel.kind%60%20%3D%20%27trial%27" in found["trials"]
     assert "tags.%60mlflow.parentRunId%60%20%3D%20%27abc%27&" in found["trials"]  # and not those of other runs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import IO
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from bilevel.errors import BadInput
+from bilevel.record.redaction import is_clear, redact, shown
 
 UI_PORT = 5000
 STATUS_FILE = "mlflow.json"
@@ -25,7 +25,6 @@ PATIENCE = 5.0  # seconds that `finish` waits while the server is out of reach
 STALL = 90.0  # seconds that `finish` waits without any news from the writer
 RESTART_AFTER = 30.0  # seconds between restarts of a writer that died
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]*@")
 
 
 @dataclass(frozen=True)
@@ -197,51 +196,67 @@ def check_uri(uri: str) -> None:
     """Refuse a tracking URI that cannot work; whether a server answers is not looked at.
 
     Raises:
-        BadInput: an unknown scheme, a path, a database in memory, or a database driver that is not installed.
+        BadInput: an unknown scheme, a path, a database in memory, a database driver that is not installed, or a
+            password that cannot be told from the rest, so that it could not be kept out of the record.
     """
     if uri == "none":
         return
     scheme = uri.partition(":")[0].partition("+")[0].lower()
     cure = "give sqlite:///FILE, postgresql://..., mysql://..., http(s)://HOST or none"
     if "://" not in uri or scheme not in _SCHEMES:
-        raise BadInput(f"--track {redact(uri)}: not a tracking URI; {cure}")
-    if scheme in ("http", "https"):
-        if not urlsplit(uri).hostname:
-            raise BadInput(f"--track {redact(uri)}: no host in it; {cure}")
-        return
+        raise BadInput(f"--track {shown(uri)}: not a tracking URI; {cure}")
     if scheme == "sqlite":
         if sqlite_file(uri) is None:
-            raise BadInput(f"--track {uri}: a database in memory is gone with its process; give sqlite:///FILE")
+            raise BadInput(f"--track {shown(uri)}: a database in memory is gone with its process; give sqlite:///FILE")
         return
+    if not is_clear(uri):
+        raise BadInput(
+            f"--track {shown(uri)}: user, password, host and port cannot be told apart; percent-encode what is special"
+            " in them (@ as %40, / as %2F, ? as %3F, # as %23, a space as %20), and give the port as a number"
+        )
+    if scheme in ("http", "https"):
+        _check_server(uri, cure)
+    else:
+        _check_database(uri, cure)
+
+
+def _check_server(uri: str, cure: str) -> None:
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        raise BadInput(f"--track {redact(uri)}: no host in it; {cure}")
+    if parts.query:  # MLflow appends its paths to it
+        token = "give user:password@HOST, or a token in the variable MLFLOW_TRACKING_TOKEN"
+        raise BadInput(f"--track {redact(uri)}: a server's address has no ?...; {token}")
+
+
+def _check_database(uri: str, cure: str) -> None:
     from sqlalchemy.engine import make_url  # late: only those who name a database server pay for the import
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     try:
         make_url(uri).get_dialect().import_dbapi()
     except ImportError as error:
-        extra = " (pip install 'psycopg[binary]')" if scheme == "postgresql" else ""
+        extra = " (pip install 'psycopg[binary]')" if uri.lower().startswith("postgresql") else ""
         raise BadInput(f"--track {redact(uri)}: its database driver is not installed: {error}{extra}") from error
     except (ArgumentError, NoSuchModuleError) as error:
         raise BadInput(f"--track {redact(uri)}: {redact(str(error))}; {cure}") from error
 
 
-def redact(text: str) -> str:
-    """The text with `user:password@` in any URI replaced by `***@`."""
-    return _CREDENTIALS.sub("***@", text)
-
-
-def restore(recorded: str | None) -> str | None:
-    """The tracking URI that `redact` gave, with its credentials from the variable MLFLOW_TRACKING_URI.
+def restore(given: str | None) -> str | None:
+    """A tracking URI with `***`, as `redact` gives it, with its secrets from the variable MLFLOW_TRACKING_URI.
 
     Raises:
-        BadInput: it held credentials, which are not recorded, and the variable does not name the same server.
+        BadInput: the variable does not name the same server.
     """
-    if recorded is None or "***@" not in recorded:
-        return recorded
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if redact(given) == recorded:
+    if given is None or "***" not in given:
         return given
-    raise BadInput(f"the run began with --track {recorded}; its password is not recorded: give --track URI again")
+    known = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if redact(known) == given:
+        return known
+    raise BadInput(
+        f"--track {shown(given)}: its password is not recorded; give --track URI again with it, or the whole URI in the"
+        " variable MLFLOW_TRACKING_URI"
+    )
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -266,7 +281,8 @@ def links(
         minimize: whether the smaller objective comes first.
     """
     parts = urlsplit(base)
-    host = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    netloc = parts.netloc.rpartition("@")[2]
+    host = urlunsplit(parts._replace(netloc=netloc, query="", fragment="")).rstrip("/")
     runs = f"{host}/#/experiments/{experiment}/runs"
     only_trials = quote(f"tags.`bilevel.kind` = 'trial' and tags.`mlflow.parentRunId` = '{study}'", safe="")
     order = f"orderByKey={quote('metrics.`objective`', safe='.')}&orderByAsc={'true' if minimize else 'false'}"

@@ -24,7 +24,8 @@ from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, first_line, load, locked
 from bilevel.record.note import note
 from bilevel.record.projection import Page, Projection, text
-from bilevel.record.tracking import STATUS_FILE, redact
+from bilevel.record.redaction import redact
+from bilevel.record.tracking import STATUS_FILE
 
 CHUNK = 1000  # journal entries between two cursors
 LOOK_EVERY = 1.0  # seconds between looks at the journal

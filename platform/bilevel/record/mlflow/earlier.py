@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bilevel.errors import BadInput
-from bilevel.record.tracking import redact, sqlite_file
+from bilevel.record.redaction import redact
+from bilevel.record.tracking import sqlite_file
 
 PAGE = 1000
 

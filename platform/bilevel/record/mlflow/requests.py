@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bilevel.record.projection import Page
-from bilevel.record.tracking import redact
+from bilevel.record.redaction import redact
 
 BATCH = 500  # metrics in one request; MLflow takes 1,000 things, of 1 MB in all
 SMALL_BATCH = 40  # parameters or tags in one request: they may be 8 KB each
