@@ -187,6 +187,14 @@ def test_what_was_interrupted_tells_nothing(tmp_path: Path) -> None:
     assert [-7.0] not in values
 
 
+def test_a_database_that_is_away_is_said_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    uri = "postgresql://bob:s3cret@127.0.0.1:1/db"
+    with pytest.raises(BadInput, match=r"postgresql://\*\*\*@127.0.0.1:1/db: .*[Cc]onnection refused") as caught:
+        warm.collect(study(warm_start=("mlflow:first",)), tmp_path, uri)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_runs_of_a_study_in_which_nothing_has_ended_are_passed_over(tmp_path: Path) -> None:
     folders.create(tmp_path, "first", {"name": "first"})
     with pytest.raises(BadInput, match="warm_start='first': none of its trials has ended"):

@@ -20,6 +20,7 @@ import pytest
 import journals
 from bilevel.record import writer
 from bilevel.record.mlflow import ledger
+from bilevel.record.tracking import sync
 from records import JOURNALS, QUERIES, found_by, read_back, record
 
 psycopg = pytest.importorskip("psycopg")
@@ -89,6 +90,20 @@ def test_both_ways_read_the_same(server: str, tmp_path: Path, monkeypatch: pytes
     assert read_back(bulk) == read_back(client)
     for condition, order in QUERIES:
         assert found_by(bulk, condition, order) == found_by(client, condition, order), condition
+
+
+@pytest.mark.parametrize("form", ["me:s3cretpw@", "password"])
+def test_a_password_is_in_neither_files_nor_tables(form: str, server: str, tmp_path: Path) -> None:
+    name = "whole" if form == "password" else "parts"
+    uri = database(server, name)
+    uri = uri.replace("me@", "") + "?user=me&password=s3cretpw" if form == "password" else uri.replace("me@", form)
+    folder = journals.folder(tmp_path)
+    journals.write(folder, [*journals.beginning(), *journals.trial(0, 2), *journals.end(1)])
+    assert sync(folder, uri).complete
+    away = sync(folder, uri.replace(name, "nowhere"))
+    assert 'database "nowhere" does not exist' in (away.problem or "")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cretpw" in path.read_bytes()]
+    assert "s3cretpw" not in str(read_back(uri))
 
 
 def _renamed(event: journals.Event, number: int) -> dict[str, str]:

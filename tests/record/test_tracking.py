@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+import journals
 from bilevel.errors import BadInput
 from bilevel.record.redaction import redact
-from bilevel.record.tracking import check_uri, links, restore, ui_command
+from bilevel.record.tracking import LOG_FILE, check_uri, links, restore, sync, ui_command
 
 
 @pytest.mark.parametrize("uri", ["none", "sqlite:////tmp/x.db", "http://localhost:5000", "https://u:p@host/path"])
@@ -118,6 +120,17 @@ def test_an_address_without_credentials_stays(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_what_cannot_be_told_apart_is_hidden_whole(uri: str) -> None:
     assert redact(f"cannot open {uri} at all") == "cannot open postgresql://*** at all"
+
+
+def test_a_database_server_that_is_away_costs_no_more_than_any_other_and_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    folder = journals.folder(tmp_path)
+    journals.write(folder, [*journals.beginning(), *journals.trial(0, 2), *journals.end(1)])
+    began = time.monotonic()
+    status = sync(folder, "postgresql://bob:s3cret@127.0.0.1:1/db")
+    assert time.monotonic() - began < 40.0  # MLflow alone takes 100; most of ours is its import
+    assert status.problem == "postgresql://***@127.0.0.1:1/db: connection refused"
+    assert "s3cret" not in (folder / LOG_FILE).read_text()
 
 
 def test_links_lead_to_the_pages_worth_a_look() -> None:

@@ -149,7 +149,7 @@ def describe(error: Exception, uri: str) -> str:
     place = redact(uri)
     if "Connection refused" in text:
         return f"{place}: connection refused"
-    if "Read timed out" in text or "ConnectTimeout" in text:
+    if any(words in text for words in ("Read timed out", "ConnectTimeout", "connection timeout expired")):
         return f"{place}: no answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT')} s"
     return f"{place}: {first_line(error)}"
 

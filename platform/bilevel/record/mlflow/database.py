@@ -1,4 +1,4 @@
-"""How is MLflow's embedded database made, whole or not at all?"""
+"""Is there a database to write to? MLflow's embedded one is made, whole or not at all; a server must answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,31 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bilevel.record.tracking import artifacts, sqlite_file
+from bilevel.record.tracking import HTTP_TIMEOUT, artifacts, sqlite_file
+
+# What a database's driver calls the seconds that it waits for a connection; others have their own idea
+_PATIENCE = dict.fromkeys(("psycopg", "psycopg2", "pymysql", "mysqldb"), "connect_timeout")
 
 
 def load() -> None:
     """Import what takes seconds, before it is needed."""
     import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
+def reach(uri: str) -> None:
+    """Connect once to a database server: MLflow would try ten times, silently, for a minute and a half.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: it cannot be reached, or will not have us; the cause is in it.
+    """
+    if sqlite_file(uri) is not None or uri.startswith(("http://", "https://")):
+        return
+    from sqlalchemy import NullPool, create_engine, make_url
+
+    url = make_url(uri)
+    word = _PATIENCE.get(url.get_dialect().driver)
+    patience = {word: HTTP_TIMEOUT} if word is not None and word not in url.query else {}
+    create_engine(url, poolclass=NullPool, connect_args=patience).connect().close()
 
 
 def prepare_database(uri: str, store: Path) -> None:

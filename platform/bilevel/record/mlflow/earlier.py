@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bilevel.errors import BadInput
+from bilevel.record.mlflow.database import reach
+from bilevel.record.mlflow.requests import first_line
 from bilevel.record.redaction import redact
 from bilevel.record.tracking import sqlite_file
 
@@ -40,8 +42,14 @@ def earlier(uri: str, experiment: str, metric: str, *, curves: bool) -> list[Ear
         curves: ask for its course in all runs, a question each; without, in those that were stopped alone.
 
     Raises:
-        BadInput: there is no such experiment.
+        BadInput: there is no such experiment, or its database cannot be reached.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        reach(uri)
+    except SQLAlchemyError as error:
+        raise BadInput(f"warm_start: {redact(uri)}: {first_line(error)}") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of MLflow about its own use of SQLAlchemy
         return sorted(_ended(uri, experiment, metric, curves=curves), key=lambda run: run.place)

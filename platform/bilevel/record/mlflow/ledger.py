@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bilevel.record.mlflow.database import prepare_database
+from bilevel.record.mlflow.database import prepare_database, reach
 from bilevel.record.mlflow.requests import Requests, first_line
 from bilevel.record.mlflow.tables import Tables, open_tables
 from bilevel.record.projection import Page
@@ -26,6 +26,7 @@ class Ledger:
     def __init__(self, uri: str, folder: Path) -> None:
         from mlflow import MlflowClient  # late: 3 s, in which the driver's death must be noticed
 
+        reach(uri)
         prepare_database(uri, folder.parent)
         self.refused: list[str] = []
         self.runs: dict[int | None, str] = {}
