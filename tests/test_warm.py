@@ -187,6 +187,26 @@ def test_what_was_interrupted_tells_nothing(tmp_path: Path) -> None:
     assert [-7.0] not in values
 
 
+def test_names_that_mlflow_does_not_take_are_found_again(tmp_path: Path) -> None:
+    def named(config: dict[str, float], _: Run) -> dict[str, float]:
+        return {"loss@1": config["a<"], "loss<": config["a>"]}
+
+    wanted = Study(
+        name="first",
+        objective=named,
+        minimize=("loss@1", "loss<"),
+        space=Space(dict, **{"a<": Log(1e-3, 1.0), "a>": Uniform(0.0, 1.0)}),
+        search=Random(),
+        trials=3,
+    )
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run(wanted, on=Inline(), store=tmp_path, track=uri)
+    told = [warm.collect(replace(wanted, warm_start=(name,)), tmp_path, uri) for name in ("first", "mlflow:first")]
+    by_run, by_mlflow = ([(said["point"], said["values"]) for said in trials] for trials in told)
+    assert len(by_run) == 3
+    assert by_run == by_mlflow
+
+
 def test_a_database_that_is_away_is_said_at_once(tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
     uri = "postgresql://bob:s3cret@127.0.0.1:1/db"

@@ -93,10 +93,12 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
 
     said: list[dict[str, Any]] = []
     best = study.value == "best"
-    runs = earlier(uri, name, study.metric, curves=best)
+    written = {projection.metric(known, study.metric): known for known in (*study.objectives, *study.limits)}
+    runs = earlier(uri, name, projection.metric(study.metric, study.metric), curves=best)
     for run in runs:
+        metrics = {**run.metrics, **{written[n]: run.metrics[n] for n in written if n in run.metrics}}
         point = spaces.point_of(study.space, _config(study, run.config))
-        values = [run.metrics.get(metric) for metric in study.objectives]
+        values = [metrics.get(metric) for metric in study.objectives]
         if best and run.curve:
             values[0] = study.sign * min(study.sign * value for _, value in run.curve)
         if point is None or (run.finished and None in values):
@@ -104,7 +106,7 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
         ways = [1 if minimize else -1 for minimize in study.objectives.values()]
         told = [way * value for way, value in zip(ways, values, strict=True) if value is not None]
         good = run.finished and all(map(math.isfinite, told))
-        violation = excess(study, run.metrics) if good else 0.0
+        violation = excess(study, metrics) if good else 0.0
         if math.isfinite(violation):
             step = max((step for step, _ in run.curve), default=0)
             said.append(_entry(point, told if good else None, step, run.stopped, violation))
@@ -123,7 +125,9 @@ def _config(study: Study, texts: Mapping[str, str]) -> dict[str, Any]:
     We write JSON, MLflow's `log_param` what Python prints (`True`).
     """
     config: dict[str, Any] = {}
-    for path, text in texts.items():
+    paths = {projection.allowed(p.path): p.path for p in study.parameters}
+    for written, text in texts.items():
+        path = paths.get(written, written)
         choices = [p.dimension for p in study.parameters if p.path == path and isinstance(p.dimension, OneOf)]
         labels = [label for choice in choices for label in choice.labels]
         alike = [label for label in labels if text in (projection.text(label), str(label))]

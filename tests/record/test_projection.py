@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import journals
 from bilevel.events import Asked, Begun, Ended, Event, Finished, Interrupted, Reported, Started
 from bilevel.record.journal import Entry
-from bilevel.record.projection import COMPARED, LONGEST_NAME, Page, Projection, allowed
+from bilevel.record.projection import COMPARED, LONGEST_NAME, Page, Projection, allowed, metric
 
 
 def taken(events: list[Event]) -> Projection:
@@ -29,14 +31,75 @@ def project(*events: Any) -> dict[int | None, Page]:
     [
         ("test/accuracy@3", "test/accuracy at 3"),
         ("rule.init.by.lr", "rule.init.by.lr"),
-        ("größe(m²)", "größe_m²_"),
-        ("a//b", "a__b"),
-        ("../x", "___x"),
-        ("x" * 300, "x" * LONGEST_NAME),
+        ("größe", "größe"),
+        ("a: b.c-d/e f", "a: b.c-d/e f"),
+        ("größe(m²)", "größe_m²_-MARK"),
+        ("a//b", "a__b-MARK"),
+        ("../x", "___x-MARK"),
+        ("x" * 300, "x" * (LONGEST_NAME - 9) + "-MARK"),
     ],
 )
 def test_names_are_ones_that_mlflow_takes(name: str, taken: str) -> None:
-    assert allowed(name) == taken
+    assert re.sub(r"-[0-9a-f]{8}$", "-MARK", allowed(name)) == taken
+
+
+NAMES = [
+    "m<",
+    "m>",
+    "m_",
+    "acc@3",
+    "acc at 3",
+    "x at@y",
+    "x@at y",
+    "a/b",
+    "a//b",
+    "a__b",
+    "m ",
+    "m",
+    "y" * 299,
+    "y" * 300,
+]
+
+
+def test_no_two_names_become_one_and_none_depends_on_the_others() -> None:
+    pages = project(
+        *journals.beginning(), Asked(0, dict.fromkeys(NAMES, 1), 1), Reported(0, 1, dict.fromkeys(NAMES, 1.0))
+    )
+    assert len(pages[0].params) == len({point.name for point in pages[0].points}) == len(NAMES)
+    assert allowed("m<") == "m_-" + hashlib.sha256(b"m<").hexdigest()[:8]  # the same in any process
+
+
+def test_a_logarithm_keeps_the_name_of_its_value_apart_and_gives_way_to_the_users() -> None:
+    started = Started("s", journals.RUN, "loss", True, 7, log=("a<", "a>", "lr"))
+    config = {"a<": 0.1, "a>": 0.01, "lr": 0.001, "log10_lr": 5.0}
+    params = project(started, Asked(0, config, 1, config))[0].params
+    assert (params[allowed("a<", "log10_")], params[allowed("a>", "log10_")]) == ("-1", "-2")
+    assert params["log10_lr"] == "5.0"
+    assert len(params) == 6
+
+
+@pytest.mark.parametrize("name", ["objective", "violation", "config/lr", "test/accuracy by adaptation step"])
+def test_a_metric_of_the_users_is_not_mixed_with_ours(name: str) -> None:
+    reported = Reported(0, 1, {name: 7.0, "valid/loss": 0.5})
+    best = {"trial": 0, "objective": 0.5, "config": {}}
+    finished = Finished("completed", {"trials": {}, "metrics": {name: 7.0}, "best": best})
+    ended = Ended(0, "completed", 1, 0.5, violation=2.0)
+    pages = project(*journals.beginning(), Asked(0, {"lr": 1.0}, 1), reported, ended, finished)
+    theirs = {metric(name, "valid/loss"): 7.0}
+    assert all(taken.startswith(f"{name}-") for taken in theirs)
+    trial = {point.name: point.value for point in pages[0].points}
+    assert trial == {"objective": 0.5, "violation": 2.0, "valid/loss": 0.5, **theirs}
+    assert {point.name: point.value for point in pages[None].points} == {"objective": 0.5, **theirs}
+
+
+def test_the_studys_own_objective_may_be_called_so() -> None:
+    started = Started("s", journals.RUN, "objective", True, 7)
+    best = {"trial": 0, "objective": 0.4, "config": {}}
+    finished = Finished("completed", {"trials": {}, "metrics": {"objective": 0.5}, "best": best})
+    reports = [Reported(0, 1, {"objective": 0.7}), Reported(0, 2, {"objective": 0.5})]
+    pages = project(started, Asked(0, {}, 1), *reports, Ended(0, "completed", 2, 0.5), finished)
+    assert [(point.name, point.value) for point in pages[0].points] == [("objective", v) for v in (0.7, 0.5, 0.5)]
+    assert [(point.name, point.value) for point in pages[None].points] == [("objective", 0.4)]  # over its repeats
 
 
 def test_a_trial_becomes_a_page_with_params_points_and_its_fate() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 import math
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ MOVES = 50  # of a member of a population, that its tag names
 _LOGARITHMIC = {"Log", "LogInt", "LogNormal"}
 _CHOICE = re.compile(r"\[[^]]*]")
 _REFUSED = re.compile(r"[^/\w.\- :]")
+_OURS = re.compile(r"objective|violation|config/.*|.* by adaptation step", re.DOTALL)  # names of our own metrics
 _BY_STEP = re.compile(r"(?P<curve>test.*)@(?P<step>\d+)")
 
 
@@ -75,6 +77,7 @@ class Projection:
         self.study = ""
         self.run_id = ""
         self.minimize = True
+        self._metric = ""
         self.pages: dict[int | None, Page] = {}
         self._open: dict[int | None, _Open] = {}
         self._leaders: list[tuple[tuple[float, float, int], int]] = []  # a heap, the worst of them first
@@ -102,6 +105,7 @@ class Projection:
 
     def _started(self, event: dict[str, Any], now: int) -> None:
         self.study, self.run_id, self.minimize = event["study"], event["run_id"], event["minimize"]
+        self._metric = event["metric"]
         self._log = frozenset(event.get("log", ()))
         self._open[None] = _Open(now, {"bilevel.kind": "study", "bilevel.run_id": self.run_id})
         ways = event.get("objectives") or {event["metric"]: "minimize" if self.minimize else "maximize"}
@@ -137,7 +141,8 @@ class Projection:
         page.status, page.since, page.result = STATUS[event["status"]], now, result
         trials = sum(result.get("trials", {}).values())
         numbers = {name: value for name, value in result.get("metrics", {}).items() if value is not None}
-        page.points += [Point(allowed(name), float(value), now, trials) for name, value in numbers.items()]
+        points = [Point(metric(name, self._metric), float(value), now, trials) for name, value in numbers.items()]
+        page.points += [point for point in points if point.name != "objective"]  # of the best, which is given below
         page.points += curves(numbers, now)
         page.tags["bilevel.status"] = event["status"]
         if result.get("fingerprint"):
@@ -160,7 +165,7 @@ class Projection:
         self._open[trial] = _Open(now, identity, numbers=numbers)
         page = self._page(trial)
         for path, value in event["config"].items():
-            page.params |= _params(path, value, path in self._log and path in numbers)
+            page.params |= _params(path, value, path in self._log and path in numbers, event["config"])
         page.tags["bilevel.seed"] = str(event["seed"])
         if event.get("of") is not None:
             page.tags["bilevel.confirms" if event.get("confirms") else "bilevel.repeats"] = str(event["of"])
@@ -200,11 +205,12 @@ class Projection:
     def _reported(self, event: dict[str, Any], now: int) -> None:
         page = self._page(event["trial"])
         for name, value in event["metrics"].items():
-            page.points.append(Point(allowed(name), float(value), now, event["step"]))
+            page.points.append(Point(metric(name, self._metric), float(value), now, event["step"]))
             if _BY_STEP.fullmatch(name):
                 self._open[event["trial"]].curves[name] = float(value)
         for name, said in event.get("found", {}).items():
-            page.params |= _params(name, said["value"], bool(_LOGARITHMIC & {*said["dimension"]}))
+            log = bool(_LOGARITHMIC & {*said["dimension"]})
+            page.params |= _params(name, said["value"], log, event["found"])
 
     def _ended(self, event: dict[str, Any], now: int) -> None:
         trial, step = event["trial"], event["step"]
@@ -249,16 +255,19 @@ class Projection:
             heapq.heappop(self._leaders)
 
 
-def _params(path: str, value: Any, log: bool) -> dict[str, str]:
-    """A value as a param; one on a logarithmic scale also as its logarithm, for the dashboard's axes are linear."""
+def _params(path: str, value: Any, log: bool, others: Iterable[str]) -> dict[str, str]:
+    """A value as a param; one on a logarithmic scale also as its logarithm, for the dashboard's axes are linear.
+
+    Unless one of the others is called so.
+    """
     params = {allowed(path): text(value, LONGEST_PARAM)}
-    if log and value > 0:
-        params[allowed(f"log10_{path}")] = f"{math.log10(value):.6g}"
+    if log and value > 0 and f"log10_{path}" not in others:
+        params[allowed(path, "log10_")] = f"{math.log10(value):.6g}"
     return params
 
 
 def _chart(numbers: Mapping[str, float], now: int, step: int) -> list[Point]:
-    return [Point(allowed(f"config/{path}"), float(value), now, step) for path, value in numbers.items()]
+    return [Point(allowed(path, "config/"), float(value), now, step) for path, value in numbers.items()]
 
 
 def _numbers(config: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float]:
@@ -272,12 +281,33 @@ def paths(point: Mapping[str, Any]) -> list[str]:
     return [_CHOICE.sub("", name) for name in point]
 
 
-def allowed(name: str) -> str:
-    """A name that MLflow takes, still readable: `test/accuracy@3` becomes `test/accuracy at 3`."""
+def metric(name: str, objective: str) -> str:
+    """What a metric of the user's is called: not as one of ours; `objective` is ours unless it is the study's own."""
+    if _OURS.fullmatch(name) and not name == objective == "objective":
+        return _marked(_readable(name), name)
+    return allowed(name)
+
+
+def allowed(name: str, before: str = "") -> str:
+    """A name that MLflow takes, still readable, and no other's: `test/accuracy@3` becomes `test/accuracy at 3`.
+
+    What cannot be read back from what is written ends in a mark: `m<` becomes `m_-...`. It depends on the name alone,
+    and not on what is put `before` it, so that a run that goes on, or a reader, finds the same.
+    """
+    written = _readable(before + name)
+    return written if written.replace(" at ", "@") == before + name else _marked(written, name)
+
+
+def _readable(name: str) -> str:
     name = _REFUSED.sub("_", name.replace("@", " at "))[:LONGEST_NAME].strip()
     if posixpath.normpath(name) != name or name.startswith(("..", "/")) or name == ".":
         name = name.replace("/", "_").replace(".", "_") or "_"  # MLflow refuses names that are no plain path
     return name
+
+
+def _marked(written: str, name: str) -> str:
+    mark = "-" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return written[: LONGEST_NAME - len(mark)] + mark
 
 
 def curves(metrics: Mapping[str, float], now: int) -> list[Point]:
