@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -33,13 +34,16 @@ def wait_for(pool: Pool, alive: int) -> None:
         pool.poll(0.2)
 
 
-def test_workers_join_with_a_node_and_leave_with_it(cluster: Any) -> None:
+def test_workers_join_with_a_node_and_leave_with_it(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(shared: Any, item: int) -> Any:
         time.sleep(0.2)
         return {"w": shared["w"] * item}
 
+    monkeypatch.setattr(sys, "argv", ["/bin/bilevel", "run", "study.py", "--track", "https://me:secret@host"])
     pool = Ray(address=cluster.address).open()
     wait_for(pool, 1)
+    entries = {job["Entrypoint"] for job in ray._private.state.jobs()}
+    assert entries == {"bilevel"}  # anyone who may look at the cluster's jobs sees it
     node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     wait_for(pool, 2)
 

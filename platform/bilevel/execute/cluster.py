@@ -29,6 +29,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a Futur
 
 import ray
 import ray._private.ray_constants
+import ray._private.utils
 import ray._private.worker
 
 
@@ -200,13 +201,24 @@ def _attach(address: str) -> None:
     constants = ray._private.ray_constants
     patience, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, SECONDS
     try:
-        with _handlers():
+        with _handlers(), _discreet():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise BadInput(f"no Ray cluster could be joined at {address} ({reason}); {cure}") from error
     finally:
         constants.NUM_REDIS_GET_RETRIES = patience
+
+
+@contextlib.contextmanager
+def _discreet() -> Iterator[None]:
+    """Within: Ray, which shows a driver's command line to whoever may look, learns the program's name alone."""
+    utils = ray._private.utils
+    before, utils.get_entrypoint_name = utils.get_entrypoint_name, lambda: Path(sys.argv[0]).name
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = before
 
 
 @contextlib.contextmanager
@@ -242,7 +254,7 @@ def _start(workers: int | None, cpus: float) -> _Guard:
     try:
         for attempt in range(1, START + 1):
             try:
-                with environment(marked), _handlers():
+                with environment(marked), _handlers(), _discreet():
                     ray.init(**options)
                 break
             except Exception as error:  # Ray raises a bare one when its 30 s have passed
