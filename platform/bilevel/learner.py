@@ -112,13 +112,13 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
         BadInput: no such run, or it has learned nothing yet.
     """
     folder = folders.find(Path(store), run)
-    if not (folder.path / "model" / "model.json").is_file():
-        raise BadInput(f"{folder.run_id}: no learned model yet; finish it with `bilevel resume {folder.run_id}`")
-    values, _, scaling = model.read(folder.path / "model")
     study, _ = runs.reload(folder, study)
     config = spaces.build(study.space)
     if not isinstance(config, MetaTraining):
         raise BadInput(f"{folder.run_id}: {study.name} is not a meta-training; there is nothing to adapt")
+    if not (folder.path / "model" / "model.json").is_file():
+        raise BadInput(f"{folder.run_id}: no learned model yet; finish it with `bilevel resume {folder.run_id}`")
+    values, _, scaling = model.read(folder.path / "model")
     view = Run(0, 0, study.key)
     example: Episode = config.tasks.episode("train", study.key.child("example"))
     if not isinstance(example.support, Batch) or not hasattr(config.rule, "module"):
