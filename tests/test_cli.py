@@ -21,6 +21,7 @@ import pytest
 from bilevel import Inline, Ray, Tune, cli, doctor, figures, runs
 from bilevel.errors import BadInput
 from bilevel.record import folder as folders
+from bilevel.record import tracking
 from bilevel.session import On
 from programs import TINY
 
@@ -408,6 +409,7 @@ def test_a_trackers_password_is_in_no_file_and_is_wanted_again(
     uri, recorded = "http://bob:s3%2Fcretpw@127.0.0.1:1", "http://***@127.0.0.1:1"
     fast = ["--workers", "0", "--steps", "1"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.5)
     assert cli.main(["run", "tiny.py", *fast, "--track", recorded]) == 0  # it need not be on a command line
     said = capsys.readouterr()
     assert f"{recorded}: connection refused" in said.err

@@ -42,8 +42,9 @@ def lives(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("text", [SLEEPS, STUBBORN])
+@pytest.mark.parametrize(
+    ("number", "text"), [(signal.SIGTERM, SLEEPS), (signal.SIGHUP, SLEEPS), (signal.SIGTERM, STUBBORN)]
+)
 def test_a_signal_ends_all_of_it(number: signal.Signals, text: str) -> None:
     program, child = started(text)
     with program:

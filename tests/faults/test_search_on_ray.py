@@ -43,9 +43,9 @@ def test_drivers_and_workers_killed_lose_nothing_and_change_nothing(place: Home,
     chance = random.Random(seed)
     expected = place.run("undisturbed", "study", "--workers", 0, "--track", "none", pace=0.0).end()[1]
     found = storms.weather(
-        place, "store", "study", ("--workers", 2, "--slots", 1), chance, drivers=3, workers=3, gap=40
+        place, "store", "study", ("--workers", 2, "--slots", 1), chance, drivers=2, workers=2, gap=40
     )
-    assert (found.drivers, found.workers) == (3, 3)
+    assert (found.drivers, found.workers) == (2, 2)
     figures = storms.check(place, "store", 40)
     same = found.document["fingerprint"] == expected["fingerprint"]
     assert same, storms.differences(place, "undisturbed", "store")
