@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from bilevel.record.journal import Entry
@@ -18,6 +19,7 @@ LONGEST_NAME = 250  # characters, MLflow's limit for the key of a metric, parame
 LONGEST_PARAM = 6000
 LONGEST_TAG = 8000
 STATUS = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+NAMES = 4096  # whose written form is remembered: a study has few, and writes each thousands of times
 COMPARED = 10  # trials named in the link that compares them; of more the link fills a screen
 MOVES = 50  # of a member of a population, that its tag names
 _LOGARITHMIC = {"Log", "LogInt", "LogNormal"}
@@ -281,6 +283,7 @@ def paths(point: Mapping[str, Any]) -> list[str]:
     return [_CHOICE.sub("", name) for name in point]
 
 
+@lru_cache(NAMES)
 def metric(name: str, objective: str) -> str:
     """What a metric of the user's is called: not as one of ours; `objective` is ours unless it is the study's own."""
     if _OURS.fullmatch(name) and not name == objective == "objective":
@@ -288,6 +291,7 @@ def metric(name: str, objective: str) -> str:
     return allowed(name)
 
 
+@lru_cache(NAMES)
 def allowed(name: str, before: str = "") -> str:
     """A name that MLflow takes, still readable, and no other's: `test/accuracy@3` becomes `test/accuracy at 3`.
 
