@@ -79,6 +79,14 @@ def test_a_configuration_counts_by_the_mean_of_its_seeds_and_then_by_its_confirm
     assert found.history.leaders(1)[0].mean == 3.0
 
 
+def test_a_configuration_that_keeps_the_limits_when_it_is_confirmed_counts_as_feasible() -> None:
+    events = ended(1.0, 5.0, 2.0)
+    events[3] = (1, Ended(0, "completed", 1, 1.0, violation=3.0))
+    events[6] = (2, Asked(2, {}, 2, of=0, confirms=True))
+    found = search_history(events)
+    assert incumbents(found, found.valued())[-1] == found.history.leaders(1)[0].mean
+
+
 def test_the_best_so_far_ends_at_the_best() -> None:
     for found in (searches.search(searches.study(40)), searches.search(searches.study(40, minimize=False))):
         assert incumbents(found, found.valued())[-1] == found.history.leaders(1)[0].mean

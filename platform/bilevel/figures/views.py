@@ -77,7 +77,8 @@ def incumbents(search: Search, ended: Sequence[Trial]) -> Array:
     for place, trial in enumerate(ended):
         group = groups[trial.group]
         (again if trial.confirms else seen)[group].append(float(trial.objective or 0.0))
-        confirmed[group] |= trial.confirms
+        if trial.confirms and not confirmed[group]:  # from now on it counts by its confirmations alone
+            confirmed[group], out[group] = True, False
         out[group] |= trial.violation > 0 or (whole and trial.state == "stopped") or trial.group in flawed
         values = again[group] or seen[group]
         standing[group] = np.inf if out[group] else search.sign * sum(values) / len(values)

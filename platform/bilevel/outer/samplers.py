@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,12 +175,14 @@ class Modelled:
         return trial
 
 
-def aligned(trials: list[FrozenTrial], earlier: Container[int]) -> list[FrozenTrial]:
+def aligned(trials: list[FrozenTrial], earlier: set[int]) -> list[FrozenTrial]:
     """The same trials, those of earlier runs with values of this run: of the same rank, each among its own.
 
     On other data losses have another scale: as they are, all of the earlier trials might look better than any of this
     run, which so would never count. On the same data little is lost (`tests/benchmarks/warm.py` measures both).
     """
+    if not earlier:
+        return trials
     known = [t for t in trials if t.state == TrialState.COMPLETE and t.constraints[BROKEN] < FAILED]
     before = [trial for trial in known if trial.number in earlier]
     own = np.sort([trial.values for trial in known if trial.number not in earlier], axis=0)  # [trials, objectives]

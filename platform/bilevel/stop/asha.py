@@ -11,8 +11,6 @@ from bilevel.errors import BadInput
 from bilevel.stop.port import check_whole
 from bilevel.stop.rung import Rung
 
-_NINTH = 9
-
 
 @dataclass(frozen=True, kw_only=True)
 class ASHA:
@@ -40,7 +38,7 @@ class ASHA:
     def __post_init__(self) -> None:
         if self.first is None:
             check_whole(self, "last", self.last, 1, "the last step of a trial")
-            object.__setattr__(self, "first", max(1, self.last // _NINTH))
+            object.__setattr__(self, "first", max(1, self.last // 9))
         check(self, self.first, self.factor, self.last)
 
     @property
