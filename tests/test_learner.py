@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bilevel import Adam, Learned, Space, Study, load
+from bilevel import Adam, Int, Learned, OneOf, Random, Space, Study, load
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
 from bilevel.errors import BadInput
 from bilevel.inner import GradientDescent
@@ -162,6 +163,23 @@ def test_a_run_that_learned_nothing_says_so(tmp_path: Path) -> None:
     unfinished = finished(tmp_path, maml(), seconds=-1.0)
     with pytest.raises(BadInput, match="no learned model yet; finish it with `bilevel resume"):
         load(unfinished.run_id, store=tmp_path, study=maml())
+
+
+def test_of_a_search_the_best_trials_weights_are_loaded_with_its_configuration(tmp_path: Path) -> None:
+    study = maml().set("rule.steps", Int(1, 3)).set("rule.init.hidden", OneOf((4,), (8,), (12,)))
+    study = dataclasses.replace(study, search=Random(), trials=3)
+    result = finished(tmp_path, study)
+    loaded = load("last", store=tmp_path, study=study)
+    config = result.document["best"]["config"]
+    assert loaded.plan.rule.steps == config["rule.steps"]
+    assert loaded.values["init"]["0.weight"].shape == (config["rule.init.hidden"][0], 1)
+    assert loaded.adapt([0.0, 1.0], [0.5, 1.0])(torch.zeros(3, 1)).shape == (3, 1)
+
+
+def test_a_search_without_weights_has_nothing_to_adapt(tmp_path: Path) -> None:
+    study = dataclasses.replace(walking().set("steps", Int(1, 3)), trials=2)
+    with pytest.raises(BadInput, match="is not a meta-training; there is nothing to adapt"):
+        load(finished(tmp_path, study).run_id, store=tmp_path, study=study)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

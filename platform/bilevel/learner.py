@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from bilevel import runs
-from bilevel import space as spaces
 from bilevel.episodes import Batch, Episode, Scaling
 from bilevel.errors import BadInput
 from bilevel.events import Run
@@ -113,12 +112,12 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     """
     folder = folders.find(Path(store), run)
     study, _ = runs.reload(folder, study)
-    config = spaces.build(study.space)
-    if not isinstance(config, MetaTraining):
+    if study.space.target is not MetaTraining:
         raise BadInput(f"{folder.run_id}: {study.name} is not a meta-training; there is nothing to adapt")
     if not (folder.path / "model" / "model.json").is_file():
         raise BadInput(f"{folder.run_id}: no learned model yet; finish it with `bilevel resume {folder.run_id}`")
-    values, _, scaling = model.read(folder.path / "model")
+    values, described, scaling = model.read(folder.path / "model")
+    config: MetaTraining = study.build(described["point"])
     view = Run(0, 0, study.key)
     example: Episode = config.tasks.episode("train", study.key.child("example"))
     if not isinstance(example.support, Batch) or not hasattr(config.rule, "module"):

@@ -126,7 +126,8 @@ class Session:
         state = results.final_state(self.folder, best) if best is not None else None
         tasks = None if best is None else getattr(self.study.build(best.point), "tasks", None)
         if best is not None and state is not None and tasks is not None and "learned" in state:
-            described = {"study": self.study.name, "run_id": self.folder.run_id, "config": dict(best.config)}
+            whose = {"study": self.study.name, "run_id": self.folder.run_id, "trial": best.number}
+            described = {**whose, "point": dict(best.point), "config": dict(best.config)}
             model.write(self.folder.path / "model", state["learned"], described, getattr(tasks, "scaling", None))
         search = results.search(self.folder, self.study) if len(history.trials) > 1 else None
         drawn = figures.draw(results.figure_history(self.folder, history, state), search)

@@ -146,9 +146,7 @@ def test_a_look_at_the_lock_takes_and_writes_nothing(tmp_path: Path) -> None:
     assert (folder.path / "lock").read_bytes() == before
 
 
-def test_two_runs_never_share_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = iter(["aaaa", "aaaa", "bbbb"])
-    monkeypatch.setattr(folders.secrets, "token_hex", lambda n: next(given))
-    monkeypatch.setattr(folders.time, "strftime", lambda form: "20260101-000000")
-    made = [folders.create(tmp_path, "walk", {}).run_id for _ in range(2)]
-    assert made == ["20260101-000000-walk-aaaa", "20260101-000000-walk-bbbb"]
+def test_the_run_begun_last_is_the_last_however_they_are_called(tmp_path: Path) -> None:
+    made = [folders.create(tmp_path, name, {}).run_id for name in "zywxab" * 5]
+    assert [folder.run_id for folder in folders.runs(tmp_path)] == made
+    assert len({run_id.rpartition("-")[0].rpartition("-")[0] for run_id in made}) == len(made)

@@ -7,10 +7,10 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +126,12 @@ def create(store: Path, name: str, document: Mapping[str, Any]) -> RunFolder:
 
 
 def _new_id(store: Path, name: str) -> str:
-    """One that no run of the store has: of 50 runs begun in a second, two in a hundred would meet."""
+    """One that sorts behind those of all earlier runs: in UTC, and no second run begins in its millisecond."""
     while True:
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{secrets.token_hex(2)}"
-        if not (store / run_id).exists():
-            return run_id
+        now = datetime.now(UTC)
+        stamp = f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03}"
+        if not any(store.glob(f"{stamp}-*")):
+            return f"{stamp}-{name}-{secrets.token_hex(2)}"
 
 
 def find(store: Path, run: str) -> RunFolder:
