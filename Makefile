@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check bench ui clean
+.PHONY: help run test test-slow check bench ui clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,8 +30,8 @@ test: .venv/programs ## format, lint, types, floors, and the tests (under 15 min
 	$(MAKE) check
 	$(BIN)/pytest -m 'not slow'
 
-test-all: .venv/programs ## with the tests that take minutes each
-	$(BIN)/pytest
+test-slow: .venv/programs ## the tests that take longest: drivers, workers and clusters are killed
+	$(BIN)/pytest -m slow
 
 check: .venv/ready ## format, lint, strict types, import floors
 	$(BIN)/ruff format --check platform search_spaces tests

@@ -48,6 +48,14 @@ study = Study(
 """A study of 2 ms a step, in units of two episodes."""
 
 
+PLAIN = (
+    sys.executable,
+    "-c",
+    "import sys; from bilevel import cli, figures; figures.draw = lambda *_: {}; sys.exit(cli.main())",
+)
+"""The command without the figures at a run's end: they take seconds, and have their own tests."""
+
+
 # -- faults that a program brings on itself ----------------------------------------------------------------------------
 
 

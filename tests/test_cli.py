@@ -123,6 +123,8 @@ BAD = {
     "a time that is no number": (["tiny.py", "--time", "nan"], "--time nan: give seconds, more than 0"),
     "Tune without workers": (["tiny.py", "--on", "tune"], "leave it or --on tune out"),
     "a cluster without workers": (["tiny.py", "--address", "auto"], "leave it or --address out"),
+    "workers without Ray": (["tiny.py", "--on", "inline", "--workers", "3"], "leave it or --workers 3 out"),
+    "GPUs without Ray": (["tiny.py", "--gpus-per-worker", "1"], "leave it or --gpus-per-worker out"),
     "a negative seed": (["tiny.py", "--seed", "-1"], "seed is -1"),
     "steps of another objective": (["own.py", "--steps", "5"], "--steps is for a MetaTraining"),
 }

@@ -121,7 +121,13 @@ def _on(arguments: argparse.Namespace) -> On:
         raise BadInput(f"--workers {workers}: give 0 for this process, or how many Ray workers")
     if kind == "inline" or workers == 0:
         said = "--workers 0" if workers == 0 else "--on inline"
-        against = f"--on {kind}" if kind in ("ray", "tune") else "--address" if arguments.address is not None else ""
+        others = (
+            (f"--on {kind}", kind in ("ray", "tune")),
+            ("--address", arguments.address is not None),
+            (f"--workers {workers}", bool(workers)),
+            ("--gpus-per-worker", bool(getattr(arguments, "gpus_per_worker", 0.0))),
+        )
+        against = next((flag for flag, given in others if given), "")
         if against:
             raise BadInput(f"{said} computes in this process, without Ray; leave it or {against} out")
         return Inline(device=getattr(arguments, "device", None))

@@ -246,6 +246,7 @@ def test_tune_needs_a_process_for_each_trial(tmp_path: Path, capsys: pytest.Capt
     assert "--workers 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_nothing_and_is_resumed(tmp_path: Path) -> None:
     """As a command, with a cluster of its own."""
     (tmp_path / "slow.py").write_text(SLOW)

@@ -33,6 +33,7 @@ from bilevel.record import tracking  # noqa: E402
 from programs import TINY, metric_steps, run_folder  # noqa: E402
 from support import storms  # noqa: E402
 
+COMMAND = (sys.executable, "-m", "bilevel.cli")
 PROMISES = (
     "kill-workers", "kill-driver", "tracker", "damage", "memory", "search-kill", "search-same", "search-mlflow",
 )  # fmt: skip
@@ -169,7 +170,7 @@ def memory(steps: int) -> int:
         home = Path(folder)
         (home / "tiny.py").write_text(TINY)
         words = ["run", str(home / "tiny.py"), "--store", str(home / "store"), "--steps", str(steps)]
-        command = [sys.executable, "-m", "bilevel.cli", *words, "--workers", "0", "--track", "none", "--json"]
+        command = [*COMMAND, *words, "--workers", "0", "--track", "none", "--json"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         seen: list[tuple[int, float]] = []
         while process.poll() is None:
@@ -207,7 +208,7 @@ def search_kill(seed: int) -> int:
     """40 trials of TPE and successive halving; 20 drivers and 20 workers are killed, with one slot and with two."""
     failed = 0
     for slots in (1, 2):
-        with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder)) as place:
+        with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder), COMMAND) as place:
             undisturbed = place.run("undisturbed", "study", "--workers", 0, "--track", "none", pace=0.0).end()[1]
             words = ("--workers", 2, "--slots", slots)
             chance = random.Random(seed + slots)
@@ -233,7 +234,7 @@ def search_kill(seed: int) -> int:
 def search_same(seed: int) -> int:
     """The same search with one slot, twice and resumed; with four, deterministic, on 1 to 4 workers and resumed."""
     chance, failed = random.Random(seed), 0
-    with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder)) as place:
+    with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder), COMMAND) as place:
         found: dict[str, dict[str, str]] = {"slots 1": {}, "slots 4, deterministic": {}}
         for name, words in {"in process": ("--workers", 0), "on 2 workers": ("--workers", 2)}.items():
             run = place.run(name, "study", *words, "--slots", 1, "--track", "none")
@@ -276,7 +277,7 @@ def search_mlflow() -> int:
     """PBT and successive halving with 20 trials each: what is said, and what MLflow's own client reads."""
     failed = 0
     for name, more in {"members": (), "study": ("--trials", 20)}.items():
-        with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder)) as place:
+        with tempfile.TemporaryDirectory() as folder, storms.home(Path(folder), COMMAND) as place:
             status, document, err = place.run("store", name, "--workers", 2, *more).end()
             loud = [line for line in err.splitlines() if any(w in line.lower() for w in ("warn", "error", "traceback"))]
             statuses = storms.statuses(place, "store")

@@ -9,7 +9,6 @@ import random
 import secrets
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -94,7 +93,7 @@ def drivers() -> Iterator[list[Driver]]:
 
 def start(drivers: list[Driver], *argv: object) -> Driver:
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "bilevel.cli", *map(str, argv)]
+    command = [*programs.PLAIN, *map(str, argv)]
     environment = {**os.environ, MARK: mark, "RAY_USAGE_STATS_ENABLED": "0"}
     pipe = subprocess.PIPE
     driver = Driver(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment), mark)
@@ -106,6 +105,7 @@ def reach(store: Path, step: int) -> None:
     until(lambda: steps_done(store) >= step, what=f"step {step}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED])
 def test_workers_killed_and_frozen_change_no_bit(tmp_path: Path, drivers: list[Driver], seed: int) -> None:
     chance, steps = random.Random(seed), 120 * (KILLS + FREEZES)
@@ -130,6 +130,7 @@ def test_workers_killed_and_frozen_change_no_bit(tmp_path: Path, drivers: list[D
     programs.gone(driver.mark)
 
 
+@pytest.mark.slow
 def test_the_death_of_the_local_cluster_changes_no_bit(tmp_path: Path, drivers: list[Driver]) -> None:
     (tmp_path / "tiny.py").write_text(TINY)
     words = ["run", tmp_path / "tiny.py", "--steps", 200, "--track", "none", "--json"]
@@ -144,6 +145,7 @@ def test_the_death_of_the_local_cluster_changes_no_bit(tmp_path: Path, drivers: 
     programs.gone(driver.mark)
 
 
+@pytest.mark.slow
 def test_a_unit_that_always_kills_its_worker_fails_the_study(tmp_path: Path, drivers: list[Driver]) -> None:
     (tmp_path / "tiny.py").write_text(KILLER)
     words = ["--store", tmp_path / "store", "--workers", 2, "--track", "none", "--json"]
@@ -157,6 +159,7 @@ def test_a_unit_that_always_kills_its_worker_fails_the_study(tmp_path: Path, dri
     programs.gone(driver.mark)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_and_is_resumed(tmp_path: Path, drivers: list[Driver]) -> None:
     (tmp_path / "tiny.py").write_text(TINY)
     words = ["--store", tmp_path / "store", "--json"]

@@ -37,6 +37,7 @@ def place(tmp_path: Path) -> Iterator[Home]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED])
 def test_drivers_and_workers_killed_lose_nothing_and_change_nothing(place: Home, seed: int) -> None:
     """One slot: the fingerprint is that of an undisturbed run in one process."""
@@ -55,6 +56,7 @@ def test_drivers_and_workers_killed_lose_nothing_and_change_nothing(place: Home,
     assert "RUNNING" not in storms.statuses(place, "store")
 
 
+@pytest.mark.slow
 def test_who_is_asked_to_leave_leaves_in_good_order_whenever_that_is(place: Home) -> None:
     """While the cluster starts, while trials run, and after the last one: there is a result, and it can be resumed."""
 

@@ -208,6 +208,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.signal(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_server_absent_from_the_start(server: Server, tmp_path: Path) -> None:
     folder = journals.folder(tmp_path, "run-absent")
     journals.write(folder, [*journals.beginning(folder.name, "absent"), *whole()])

@@ -9,11 +9,10 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +95,7 @@ class Home:
     """A folder with a study, its stores, and the programs that were started there."""
 
     path: Path
+    command: Sequence[str] = programs.PLAIN
     started: list[Searching] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Home:
     def start(self, store: str, *words: object, pace: float = 0.03) -> Searching:
         """`bilevel WORDS --store ... --json`."""
         mark = uuid.uuid4().hex
-        command = [sys.executable, "-m", "bilevel.cli", *map(str, words), "--store", str(self.path / store), "--json"]
+        command = [*self.command, *map(str, words), "--store", str(self.path / store), "--json"]
         environment = {
             **os.environ,
             MARK: mark,
@@ -140,9 +140,9 @@ class Home:
 
 
 @contextlib.contextmanager
-def home(path: Path) -> Iterator[Home]:
+def home(path: Path, command: Sequence[str] = programs.PLAIN) -> Iterator[Home]:
     """A home that is left clean."""
-    made = Home(path)
+    made = Home(path, command)
     try:
         yield made
     finally:

@@ -97,7 +97,7 @@ def test_a_binary_task_may_have_one_logit() -> None:
 
 def test_the_size_of_a_unit_falls_with_that_of_the_network() -> None:
     small = prepared(init=Learned(Space(mlp, hidden=(8,)), by=Adam()))
-    large = prepared(init=Learned(Space(mlp, hidden=(4000, 4000)), by=Adam()))
+    large = prepared(init=Learned(Space(mlp, hidden=(1000, 1000)), by=Adam()))
     assert small.flops == 8 * 2 * (8 + 8)  # 4 samples and 4 queries; two products of 8 numbers, 2 FLOPs each
     assert small.unit(32) == 32  # not worth a dispatch
     assert 1 <= large.unit(32) < 32
