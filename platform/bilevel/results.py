@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+ENDED = ("completed", "failed", "stopped")
+"""How a run may stand that is over; any other can be resumed."""
+
+
 @dataclass(frozen=True)
 class Result:
     """How a run stands; `document` is what `run --json` prints."""
@@ -73,7 +77,7 @@ class Result:
 
 def standing(folder: RunFolder, history: History) -> str:
     """A run's status: as it ended, "running" while a driver holds it, "interrupted" otherwise."""
-    if history.status in ("completed", "failed", "stopped"):
+    if history.status in ENDED:
         return history.status
     return "running" if folder.driven else "interrupted"
 

@@ -26,7 +26,7 @@ from bilevel.record import folder as folders
 from bilevel.record import journal, tracking
 from bilevel.record.folder import RunFolder
 from bilevel.record.redaction import redact
-from bilevel.results import Result
+from bilevel.results import ENDED, Result
 from bilevel.session import On, Session, stage_of
 from bilevel.sources import Source
 from bilevel.study import Study
@@ -146,7 +146,7 @@ def resume(
         raise BadInput(f"{folder.run_id}: {more} more trials; give a whole number from 1 on")
     with leaving(), folder.locked():
         history = histories.replay(folder.events())
-        if not more and history.result is not None and history.status in ("completed", "failed", "stopped"):
+        if not more and history.result is not None and history.status in ENDED:
             standing = None if uri == "none" else tracking.sync(folder.path, uri)
             if standing is not None and standing.problem:
                 watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")

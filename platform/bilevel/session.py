@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +27,7 @@ from bilevel.process import leaving
 from bilevel.progress import Watch
 from bilevel.record import model, tracking
 from bilevel.record.folder import RunFolder
-from bilevel.results import Result
+from bilevel.results import ENDED, Result
 from bilevel.sources import Source
 from bilevel.study import Study
 
@@ -87,6 +89,8 @@ class Session:
             driver.record(opened, commit=True)
             tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri, self.writer)
             status = self._drive(driver)
+            with _loading(len(driver.history.trials)) if status in ENDED else nullcontext():
+                driver.release()
             if dialogue.exhausted:
                 self.watch.say(dialogue.exhausted)
             return self._finish(driver, status, tracker)
@@ -106,7 +110,7 @@ class Session:
 
     def _finish(self, driver: Driver, status: str, tracker: tracking.Tracker | None) -> Result:
         driver.commit()
-        ended = status in ("completed", "failed", "stopped")
+        ended = status in ENDED
         if ended:
             self._export(driver.history)
         document = results.result(self.folder, driver.history, status, self.study)
@@ -193,6 +197,22 @@ def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stag
     fresh = study.isolation == "process"
     stage: Stage = on.stage(script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
     return stage
+
+
+@contextmanager
+def _loading(trials: int) -> Iterator[None]:
+    """While the block waits, what the figures of so many trials need is imported beside it."""
+
+    def load() -> None:
+        with suppress(ImportError):  # it will be said where it is used
+            figures.load(trials)
+
+    thread = threading.Thread(target=load, name="figures", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def hardware() -> str:

@@ -246,6 +246,7 @@ def test_a_killed_driver_leaves_nothing() -> None:
         driver.kill()
     assert [command for pid, command in tree.items() if pid not in known and guard.__file__ not in command] == []
     assert not any(b"\0\0" in environment for environment in shown)
+    assert [command for command in tree.values() if "/dashboard.py" in command or "/monitor.py" in command] == []
     stop = time.monotonic() + 10
     while guard.family(mark) and time.monotonic() < stop:
         time.sleep(0.05)

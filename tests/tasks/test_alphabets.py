@@ -97,7 +97,7 @@ def test_pixels_alone_do_not_tell_letters_apart() -> None:
 
 
 def test_a_matplotlib_without_fonts_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(alphabets.matplotlib, "get_data_path", lambda: str(tmp_path))
+    monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
     alphabets._fonts.cache_clear()
     try:
         with pytest.raises(MissingData, match=r"lacks DejaVuSans\.ttf; install matplotlib"):

@@ -28,6 +28,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 has workers wait f
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning per worker without a GPU
 
 import ray
+import ray._private.node
 import ray._private.ray_constants
 import ray._private.utils
 import ray._private.worker
@@ -254,7 +255,7 @@ def _start(workers: int | None, cpus: float) -> _Guard:
     try:
         for attempt in range(1, START + 1):
             try:
-                with environment(marked), _handlers(), _discreet():
+                with environment(marked), _handlers(), _discreet(), _lean():
                     ray.init(**options)
                 break
             except Exception as error:  # Ray raises a bare one when its 30 s have passed
@@ -272,6 +273,23 @@ def _start(workers: int | None, cpus: float) -> _Guard:
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = True
     _protect_token()
     return posted
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """Within: a head starts without the server of the dashboard that nobody asked for, and without an autoscaler.
+
+    Ray waits for the first for more than a second, and both take a core while workers start.
+    """
+    node = ray._private.node.Node
+    before = {name: vars(node)[name] for name in ("start_api_server", "start_monitor") if name in vars(node)}
+    try:
+        for name in before:
+            setattr(node, name, lambda *_, **__: None)
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
 
 
 @contextlib.contextmanager

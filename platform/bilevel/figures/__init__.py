@@ -1,20 +1,32 @@
 """What does a reviewer want to see of a run? Pure: a history in, figures out."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from bilevel.figures import pictures
 from bilevel.figures.curves import History, adaptation, learning_curve
 from bilevel.figures.exhibits import exhibit
 from bilevel.figures.gallery import charts
+from bilevel.figures.importance import FEWEST
 from bilevel.figures.search import Search, search_history
 
-__all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "learning_curve", "search_history"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "learning_curve", "load", "search_history"]
 
 
-def draw(history: History, search: Search | None = None) -> dict[str, Figure]:
+def load(trials: int) -> None:
+    """Import what drawing so many trials needs, which takes seconds, while something else is waited for."""
+    import bilevel.figures.pictures  # noqa: F401
+
+    if trials >= FEWEST:
+        import sklearn.ensemble  # noqa: F401
+
+
+def draw(history: History, search: Search | None = None) -> "dict[str, Figure]":
     """Name -> figure, of those that there is data for: learning_curve, adaptation, exhibit; of a search its charts."""
+    from bilevel.figures import pictures
+
     several = search is not None and len(search.history.trials) > 1
     if search is not None:
         best = search.history.best()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bilevel.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Reports = Mapping[int, Sequence[tuple[int, Mapping[str, float]]]]
 DRAWN = 300  # points of a smoothed curve; longer ones are cut into as many bins, and their medians drawn
@@ -136,6 +137,8 @@ def _adaptation_panel(
         axis.set_ylim(0, 1.02)
     else:
         style.scale(axis, drawn)
+    from matplotlib.ticker import MaxNLocator
+
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("adaptation steps on the support set")
     axis.set_ylabel(CALLED.get(kind, kind))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bilevel.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CLASSES = 8  # columns of a picture of letters
 ROWS = 3  # query rows of it
@@ -79,6 +81,8 @@ def letters(
     classes = sorted(set(truth.tolist()))[:CLASSES]
     rows = min(ROWS, *(int((truth == c).sum()) for c in classes))
     examples, given = support["x"][0][_kept(support, 0)], _flat(support["y"][0])[_kept(support, 0)].astype(int)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(1.0 * len(classes) * len(read) + 1.2, 1.35 * (rows + 1) + 1.1), layout="constrained")
     parts = figure.subfigures(1, len(read), wspace=0.06, squeeze=False)[0]
     invert = float(np.mean(images)) < 0.5 * (float(images.min()) + float(images.max()))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): told apart with every common color vision
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -19,6 +19,8 @@ DECADES = 10.0  # a positive quantity that spans more than this factor is drawn 
 
 def sheet(panels: int, *, width: float = 5.4, height: float = 4.0) -> tuple[Figure, list[Any]]:
     """A figure with panels side by side."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width * panels, height), layout="constrained")
     axes = [figure.add_subplot(1, panels, index + 1) for index in range(panels)]
     for axis in axes:
@@ -30,6 +32,8 @@ def sheet(panels: int, *, width: float = 5.4, height: float = 4.0) -> tuple[Figu
 
 def scale(axis: Any, values: list[float]) -> None:
     """A log scale where positive values span decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     positive = [value for value in values if value > 0]
     if positive and len(positive) == len(values) and max(positive) > DECADES * min(positive):
         axis.set_yscale("log")

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -140,6 +139,8 @@ def _drawn(split: Split) -> Tensor:
 
 @functools.cache
 def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
+    import matplotlib  # dear to import
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     missing = [face for face in FACES if not (folder / face).is_file()]
     if missing:
