@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from bilevel.events import Fault, Gone, Order, Placed, Raised, Said
 from bilevel.execute.cluster import by_value
 from bilevel.execute.crew import Crew, Member, line
 from bilevel.execute.host import Script
-from bilevel.execute.worker import Missing, Played, Spoiled
+from bilevel.execute.worker import Missing, Played, Spoiled, unpacked
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
@@ -158,7 +159,11 @@ class RayStage:
         script = None if KEY in member.knows else self._script
         member.knows.add(KEY)
         seat.heard = time.monotonic()
-        seat.ref = member.handle.play.remote(KEY, order, script)
+        # One argument where it can be: Ray packs each by itself, and takes longer to than for all the rest of a call.
+        state = None if order is None else order.state
+        call = order if order is None or state is None else dataclasses.replace(order, state=None)
+        large = () if state is None and script is None else (state, script)
+        seat.ref = member.handle.told.remote(pickle.dumps((KEY, call), pickle.HIGHEST_PROTOCOL), *large)
 
     # -- what comes back -----------------------------------------------------------------------------------------------
 
@@ -188,7 +193,7 @@ class RayStage:
 
     def _heard(self, seat: _Seat) -> None:
         try:
-            played = ray.get(seat.ref)
+            played = unpacked(ray.get(seat.ref))
         except ray.exceptions.RayTaskError as error:  # the actor catches what a trial raises: this could not be pickled
             played = Played((), Raised(line(error), str(error)), "", None, 0, 0.0)
         except ray.exceptions.RayError as error:

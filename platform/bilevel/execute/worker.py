@@ -87,9 +87,20 @@ class Played:
 
 
 Outcome = Computed | Raised | Missing
+Answer = bytes | tuple[bytes, trees.Packed]
+"""A pickled `Played | Missing | Spoiled`; its state beside it, whose tensors Ray need not copy."""
 
 FLUSH = 0.2
 """Seconds for which reports that need no answer are collected before they are sent."""
+
+
+def unpacked(answer: Answer) -> Played | Missing | Spoiled:
+    """What a worker of ours said, over Ray: not from storage."""
+    if isinstance(answer, bytes):
+        said: Played | Missing | Spoiled = pickle.loads(answer)
+        return said
+    played: Played = pickle.loads(answer[0])
+    return dataclasses.replace(played, state=answer[1])
 
 
 def compute(work: Callable[[Any, Any], Any], shared: Any, item: Any) -> Computed | Raised:
@@ -201,6 +212,22 @@ class BilevelWorker:
         if of_work not in self._kept or of_shared not in self._kept:
             return Missing()
         return compute(self._kept[of_work], self._kept[of_shared], item)
+
+    def told(self, call: bytes, state: trees.Packed | None = None, script: bytes | None = None) -> Answer:
+        """`play` as it travels: pickled in one piece, but for what is large.
+
+        Args:
+            call: the pickled key and order, without its state.
+            state: of the order.
+            script: as for `play`.
+        """
+        key, order = pickle.loads(call)  # from our own driver, over Ray: not from storage
+        if state is not None:
+            order = dataclasses.replace(order, state=state)
+        said = self.play(key, order, script)
+        if not isinstance(said, Played) or said.state is None:
+            return pickle.dumps(said, pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(dataclasses.replace(said, state=None), pickle.HIGHEST_PROTOCOL), said.state
 
     def play(self, key: int, order: Order | None, script: bytes | None = None) -> Played | Missing | Spoiled:
         """Begin a trial, or go on with the one that waits here.

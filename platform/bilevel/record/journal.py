@@ -20,6 +20,7 @@ FORMAT = 1
 COMMIT_EVERY = 0.25  # seconds: events within it share one fsync
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _TYPES = {kind.__name__.lower(): kind for kind in get_args(Event)}
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Event)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Journal:
     def append(self, event: Event) -> None:
         """Take an event in; durable after the next commit."""
         line: dict[str, Any] = {"n": self._next, "t": round(time.time(), 6), "event": type(event).__name__.lower()}
-        line |= {field.name: getattr(event, field.name) for field in fields(event)}
+        line |= {name: getattr(event, name) for name in _FIELDS[type(event)]}
         try:
             text = _JSON.encode(line)
         except ValueError:  # a number that is not finite
