@@ -117,7 +117,7 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     if not (folder.path / "model" / "model.json").is_file():
         raise BadInput(f"{folder.run_id}: no learned model yet; finish it with `bilevel resume {folder.run_id}`")
     values, described, scaling = model.read(folder.path / "model")
-    config: MetaTraining = study.build(described["point"])
+    config: MetaTraining = study.build(described.get("point", {}))
     view = Run(0, 0, study.key)
     example: Episode = config.tasks.episode("train", study.key.child("example"))
     if not isinstance(example.support, Batch) or not hasattr(config.rule, "module"):

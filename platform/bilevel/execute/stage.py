@@ -159,7 +159,7 @@ class RayStage:
         script = None if KEY in member.knows else self._script
         member.knows.add(KEY)
         seat.heard = time.monotonic()
-        # One argument where it can be: Ray packs each by itself, and takes longer to than for all the rest of a call.
+        # One argument where it can be: Ray packs each by itself, which takes longer than all the rest of a call.
         state = None if order is None else order.state
         call = order if order is None or state is None else dataclasses.replace(order, state=None)
         large = () if state is None and script is None else (state, script)

@@ -110,6 +110,8 @@ def adaptation(history: History) -> Figure | None:
 def _adaptation_panel(
     axis: Any, kind: str, sources: Mapping[str, list[int]], metrics: Mapping[str, float], history: History
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     drawn: list[float] = []
     for index, (source, steps) in enumerate(sorted(sources.items())):
         steps = sorted(steps)
@@ -137,8 +139,6 @@ def _adaptation_panel(
         axis.set_ylim(0, 1.02)
     else:
         style.scale(axis, drawn)
-    from matplotlib.ticker import MaxNLocator
-
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("adaptation steps on the support set")
     axis.set_ylabel(CALLED.get(kind, kind))

@@ -75,14 +75,14 @@ def letters(
     support: Mapping[str, NDArray[Any]], query: Mapping[str, NDArray[Any]], predictions: NDArray[Any]
 ) -> Figure:
     """The first test task of images: what was given, and how each query is read before and after adaptation."""
+    from matplotlib.figure import Figure
+
     keep = _kept(query, 0)
     images, truth = query["x"][0][keep], _flat(query["y"][0])[keep].astype(int)
     read = {0: _chosen(predictions[0, 0])[keep], predictions.shape[1] - 1: _chosen(predictions[0, -1])[keep]}
     classes = sorted(set(truth.tolist()))[:CLASSES]
     rows = min(ROWS, *(int((truth == c).sum()) for c in classes))
     examples, given = support["x"][0][_kept(support, 0)], _flat(support["y"][0])[_kept(support, 0)].astype(int)
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(1.0 * len(classes) * len(read) + 1.2, 1.35 * (rows + 1) + 1.1), layout="constrained")
     parts = figure.subfigures(1, len(read), wspace=0.06, squeeze=False)[0]
     invert = float(np.mean(images)) < 0.5 * (float(images.min()) + float(images.max()))
