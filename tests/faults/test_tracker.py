@@ -180,6 +180,9 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Unless it runs."""
+        if self.process is not None and self.process.poll() is None:
+            return
         command, environment = ui_command(self.store, f"sqlite:///{self.database}", self.port)
         with (self.store / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -208,7 +211,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.signal(signal.SIGKILL)
 
 
-@pytest.mark.slow
 def test_a_server_absent_from_the_start(server: Server, tmp_path: Path) -> None:
     folder = journals.folder(tmp_path, "run-absent")
     journals.write(folder, [*journals.beginning(folder.name, "absent"), *whole()])
@@ -226,6 +228,7 @@ def test_a_server_absent_from_the_start(server: Server, tmp_path: Path) -> None:
 def test_a_server_killed_in_the_middle(server: Server, tmp_path: Path) -> None:
     folder = journals.folder(tmp_path, "run-killed")
     events = [*journals.beginning(folder.name, "killed"), *whole()]
+    server.start()
     journals.write(folder, events[:1500])
     tracker = Tracker(folder, server.uri)
     until(lambda: tracker.status().synced > 0)
@@ -246,6 +249,7 @@ def wait_then_finish(tracker: Tracker) -> tracking.TrackerStatus:
 def test_a_server_that_hangs(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "HTTP_TIMEOUT", 1)
     folder = journals.folder(tmp_path, "run-hung")
+    server.start()
     server.signal(signal.SIGSTOP)
     try:
         journals.write(folder, [*journals.beginning(folder.name, "hung"), *whole(50, 4)])
