@@ -14,7 +14,8 @@ import pytest
 from programs import until
 
 SERVE = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored where these tests run under `nohup`
 from bilevel import cli, server
 from bilevel.record import tracking
 server.PATIENCE = 0.5

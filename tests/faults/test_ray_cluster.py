@@ -34,6 +34,7 @@ def wait_for(pool: Pool, alive: int) -> None:
         pool.poll(0.2)
 
 
+@pytest.mark.slow
 def test_workers_join_with_a_node_and_leave_with_it(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(shared: Any, item: int) -> Any:
         time.sleep(0.2)

@@ -182,6 +182,7 @@ def test_two_thousand_tiny_units_leave_nothing(pool: Pool) -> None:
     assert held(pool) == before
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_nothing_stays() -> None:
     """A whole life in a process of its own: units, a killed worker, a stopped one, the end."""
     script = (

@@ -52,6 +52,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "draw", lambda *_: {})
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_one_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "tiny.py").write_text(TINY)
     study, source = sources.load(str(tmp_path / "tiny.py"))

@@ -148,6 +148,7 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_not_there_costs_no_trial(started: Programs) -> None:
     home = started.home
     expected = undisturbed(started)

@@ -58,6 +58,7 @@ def whole(steps: int = STEPS, trials: int = 1) -> list[journals.Event]:
 # -- the writer dies ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_random_moments_leaves_nothing_twice_and_nothing_out(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     moments = random.Random(seed)
@@ -211,6 +212,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.signal(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_server_absent_from_the_start(server: Server, tmp_path: Path) -> None:
     folder = journals.folder(tmp_path, "run-absent")
     journals.write(folder, [*journals.beginning(folder.name, "absent"), *whole()])
