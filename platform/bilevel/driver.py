@@ -139,17 +139,20 @@ class Driver:
         Raises:
             StoreFailed, NotReproduced, ClusterFailed: the run stops here and can be resumed.
         """
-        with leaving() as asked, threads(self.study.threads):
-            for number in list(self.history.running):
-                self._take_up(self.history.trials[number])
-            while asked.reason is None:
-                if time.monotonic() > self._until:
-                    return self._time_out()
-                status = self._decide(slots)
-                if status is not None:
-                    return status
-                self._turn()
-            return self._leave(asked)
+        try:
+            with leaving() as asked, threads(self.study.threads):
+                for number in list(self.history.running):
+                    self._take_up(self.history.trials[number])
+                while asked.reason is None:
+                    if time.monotonic() > self._until:
+                        return self._time_out()
+                    status = self._decide(slots)
+                    if status is not None:
+                        return status
+                    self._turn()
+                return self._leave(asked)
+        finally:
+            self._close()
 
     def _take_up(self, trial: Trial) -> None:
         """A trial that an earlier driver left running."""
@@ -247,21 +250,9 @@ class Driver:
         """Make all that was recorded durable, and seen by who reads the journal."""
         self._journal.commit()
 
-    def release(self) -> None:
-        """End what computes: workers, and the cluster if it is ours. May be called again."""
-        stage, self._stage = self._stage, None
-        executor, self._executor = self._executor, None
-        self.decisions.dialogue.close()
-        for part in (stage, executor):
-            if part is not None:
-                part.close()
-
     def close(self) -> None:
-        """Release what is not yet, commit what is not yet, and let the journal go."""
-        try:
-            self.release()
-        finally:
-            self._journal.close()
+        """Commit what is not yet, and let the journal go."""
+        self._journal.close()
 
     # -- trials --------------------------------------------------------------------------------------------------------
 
@@ -529,6 +520,14 @@ class Driver:
             self._stop(number, "time limit")
         self._journal.commit()
         return "completed" if self.history.best() is not None else "failed"
+
+    def _close(self) -> None:
+        stage, self._stage = self._stage, None
+        executor, self._executor = self._executor, None
+        self.decisions.dialogue.close()
+        for part in (stage, executor):
+            if part is not None:
+                part.close()
 
     def _progress(self) -> Progress:
         seconds = time.monotonic() - self._began

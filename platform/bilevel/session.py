@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,8 +87,6 @@ class Session:
             driver.record(opened, commit=True)
             tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri, self.writer)
             status = self._drive(driver)
-            with _loading(len(driver.history.trials)) if status in ENDED else nullcontext():
-                driver.release()
             if dialogue.exhausted:
                 self.watch.say(dialogue.exhausted)
             return self._finish(driver, status, tracker)
@@ -197,22 +193,6 @@ def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stag
     fresh = study.isolation == "process"
     stage: Stage = on.stage(script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
     return stage
-
-
-@contextmanager
-def _loading(trials: int) -> Iterator[None]:
-    """While the block waits, what the figures of so many trials need is imported beside it."""
-
-    def load() -> None:
-        with suppress(ImportError):  # it will be said where it is used
-            figures.load(trials)
-
-    thread = threading.Thread(target=load, name="figures", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def hardware() -> str:

@@ -146,13 +146,8 @@ class RayStage:
     def _seat(self, member: Member, order: Order) -> None:
         seat = _Seat(order, member)
         self._seats[order.trial] = self._busy[member] = seat
-        self._call(seat, self._packed(order))
+        self._call(seat, order)
         self._news.append(Placed(order.trial, order.attempt, str(member)))
-
-    def _packed(self, order: Order) -> Order:
-        if order.state is None:
-            return order
-        return dataclasses.replace(order, state=trees.pack(order.state))
 
     def _call(self, seat: _Seat, order: Order | None) -> None:
         member = seat.member
@@ -160,10 +155,11 @@ class RayStage:
         member.knows.add(KEY)
         seat.heard = time.monotonic()
         # One argument where it can be: Ray packs each by itself, which takes longer than all the rest of a call.
-        state = None if order is None else order.state
-        call = order if order is None or state is None else dataclasses.replace(order, state=None)
+        state = None
+        if order is not None and order.state is not None:
+            order, state = dataclasses.replace(order, state=None), trees.pack(order.state)
         large = () if state is None and script is None else (state, script)
-        seat.ref = member.handle.told.remote(pickle.dumps((KEY, call), pickle.HIGHEST_PROTOCOL), *large)
+        seat.ref = member.handle.play_packed.remote(pickle.dumps((KEY, order), pickle.HIGHEST_PROTOCOL), *large)
 
     # -- what comes back -----------------------------------------------------------------------------------------------
 
@@ -202,7 +198,7 @@ class RayStage:
         seat.ref = None
         if isinstance(played, Missing):
             seat.member.knows.discard(KEY)
-            self._call(seat, self._packed(seat.order))
+            self._call(seat, seat.order)
             return
         if isinstance(played, Spoiled):
             self._spoiled(seat)

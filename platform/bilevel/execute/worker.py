@@ -213,7 +213,7 @@ class BilevelWorker:
             return Missing()
         return compute(self._kept[of_work], self._kept[of_shared], item)
 
-    def told(self, call: bytes, state: trees.Packed | None = None, script: bytes | None = None) -> Answer:
+    def play_packed(self, call: bytes, state: trees.Packed | None = None, script: bytes | None = None) -> Answer:
         """`play` as it travels: pickled in one piece, but for what is large.
 
         Args:

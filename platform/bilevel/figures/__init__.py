@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING
 from bilevel.figures.curves import History, adaptation, learning_curve
 from bilevel.figures.exhibits import exhibit
 from bilevel.figures.gallery import charts
-from bilevel.figures.importance import FEWEST
 from bilevel.figures.search import Search, search_history
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "learning_curve", "load", "search_history"]
-
-
-def load(trials: int) -> None:
-    """Import what drawing so many trials needs, which takes seconds, while something else is waited for."""
-    import bilevel.figures.pictures  # noqa: F401
-
-    if trials >= FEWEST:
-        import sklearn.ensemble  # noqa: F401
+__all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "learning_curve", "search_history"]
 
 
 def draw(history: History, search: Search | None = None) -> "dict[str, Figure]":
