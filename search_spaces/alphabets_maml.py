@@ -4,10 +4,9 @@ Trained on Latin and Greek letters, tested on Armenian and Georgian ones, which 
 example of each, which is which? Nothing to download: the letters are drawn from fonts that are installed anyway.
 """
 
-from bilevel import Adam, Learned, MetaTraining, Space, Study, meta_train
+from bilevel import Adam, Cosine, Learned, MetaTraining, Space, Study, meta_train
 from bilevel.inner import GradientDescent
 from bilevel.nets import conv4
-from bilevel.outer import Cosine
 from bilevel.tasks import Alphabets
 
 study = Study(

@@ -6,10 +6,9 @@ validate, 7 to 9 test. With labels that mean nothing it must stay at chance: --s
 
 from sklearn.datasets import load_digits
 
-from bilevel import Adam, Learned, MetaTraining, Space, Study, meta_train
+from bilevel import Adam, Cosine, Learned, MetaTraining, Space, Study, meta_train
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
-from bilevel.outer import Cosine
 from bilevel.tasks import Episodes
 
 pixels, digits = load_digits(return_X_y=True)

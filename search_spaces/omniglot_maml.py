@@ -3,10 +3,9 @@
 Other ways and shots: --set tasks.ways=20 --set tasks.shots=5.
 """
 
-from bilevel import Adam, Learned, MetaTraining, Space, Study, meta_train
+from bilevel import Adam, Cosine, Learned, MetaTraining, Space, Study, meta_train
 from bilevel.inner import GradientDescent
 from bilevel.nets import conv4
-from bilevel.outer import Cosine
 from bilevel.tasks import Omniglot
 
 study = Study(

@@ -5,10 +5,9 @@ with the 16 measures of speech too (--set tasks.features=null) five labels no lo
 Other folds of patients: --set tasks.fold=1; her first five readings instead of any five: --set tasks.choose=first.
 """
 
-from bilevel import Adam, Learned, MetaTraining, Space, Study, meta_train
+from bilevel import Adam, Cosine, Learned, MetaTraining, Space, Study, meta_train
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
-from bilevel.outer import Cosine
 from bilevel.tasks import Grouped
 
 study = Study(

@@ -3,10 +3,9 @@
 The network's start and one inner learning rate per tensor are learned by gradient.
 """
 
-from bilevel import Adam, Learned, MetaTraining, Space, Study, meta_train
+from bilevel import Adam, Cosine, Learned, MetaTraining, Space, Study, meta_train
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
-from bilevel.outer import Cosine
 from bilevel.tasks import Sinusoid
 
 study = Study(

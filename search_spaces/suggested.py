@@ -12,7 +12,7 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier
 
 from bilevel import ASHA, TPE, Space, Study
-from bilevel.defined import define_by_run
+from bilevel.study.define_by_run import define_by_run
 
 EPOCHS = 27
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import aiohttp
 
-from bilevel import runs
+from bilevel.drive import runs
 from bilevel.record import folder as folders
 from bilevel.record import tracking
 

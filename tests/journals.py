@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from bilevel.events import (
+from bilevel.record.journal import Journal
+from bilevel.study.events import (
     Asked,
     Begun,
     Ended,
@@ -22,7 +23,6 @@ from bilevel.events import (
     Started,
     Turned,
 )
-from bilevel.record.journal import Journal
 
 RUN = "20260102-030405-tiny-abcd"
 RESULT = {

@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bilevel import report
 from bilevel.figures import Search
+from bilevel.view import report
 from support import searches
 
 FLAGS = [

@@ -17,7 +17,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bilevel import cli, driver, figures
+from bilevel import figures
+from bilevel.cli import cli
+from bilevel.drive import driver
 from bilevel.record import journal
 
 MARK = "BILEVEL_TEST_FAMILY"

@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 import journals
-from bilevel.events import Asked, Ended, Event, Finished, Interrupted, Reported, Started
 from bilevel.record.mlflow import Ledger
 from bilevel.record.writer import Status, follow
+from bilevel.study.events import Asked, Ended, Event, Finished, Interrupted, Reported, Started
 
 ODD: list[Event] = [
     Started("odd'one", journals.RUN, "loss", True, 7),

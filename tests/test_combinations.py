@@ -38,10 +38,10 @@ from bilevel import (
     resume,
     run,
 )
-from bilevel import history as histories
-from bilevel.defined import define_by_run
 from bilevel.errors import BadInput
 from bilevel.record.folder import RunFolder
+from bilevel.study import history as histories
+from bilevel.study.define_by_run import define_by_run
 from support.tiny import maml
 
 

@@ -34,17 +34,16 @@ from bilevel import (
     Study,
     Uniform,
     figures,
-    results,
     resume,
     run,
-    sources,
 )
-from bilevel import history as histories
-from bilevel.events import Moved
-from bilevel.history import History, Trial
-from bilevel.outer.samplers import Modelled
-from bilevel.outer.search import Told
+from bilevel.drive import results, sources
 from bilevel.record.folder import RunFolder
+from bilevel.search.port import Told
+from bilevel.search.samplers import Modelled
+from bilevel.study import history as histories
+from bilevel.study.events import Moved
+from bilevel.study.history import History, Trial
 
 GALLERY = Path(__file__).parents[1] / "search_spaces"
 

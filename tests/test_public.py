@@ -17,19 +17,20 @@ PUBLIC = {
     "bilevel": [
         *("Inline", "Learned", "MetaTraining", "Ray", "Report", "Result", "Run", "Space", "Study", "Tune"),
         *("Int", "Log", "LogInt", "LogNormal", "Normal", "OneOf", "Uniform"),
-        *("SGD", "Adam", "AdamW"),
+        *("SGD", "Adam", "AdamW", "Cosine", "Linear"),
         *("CMAES", "GP", "NSGA2", "PBT", "TPE", "Grid", "Random", "Sobol"),
         *("ASHA", "Hyperband"),
         *("load", "meta_train", "resume", "run", "verify"),
     ],
     "bilevel.tasks": ["Alphabets", "Episodes", "Grouped", "Omniglot", "Sinusoid"],
     "bilevel.inner": ["Adapted", "GradientDescent", "Rule"],
-    "bilevel.outer": [
-        *("SGD", "Adam", "AdamW", "Cosine", "Linear"),
+    "bilevel.meta.movers": ["SGD", "Adam", "AdamW", "Cosine", "Linear"],
+    "bilevel.search": [
         *("CMAES", "GP", "NSGA2", "PBT", "TPE", "Grid", "Random", "Sobol"),
     ],
     "bilevel.stop": ["ASHA", "Hyperband", "Median", "Stop", "Stopper"],
-    "bilevel.conversion": [
+    "bilevel.search.stop": ["ASHA", "Hyperband", "Median", "Stop", "Stopper"],
+    "bilevel.space.conversion": [
         *("from_json", "from_optuna", "from_tune", "to_json", "to_optuna"),
         *("describe", "distribution", "inward", "outward", "read"),
     ],

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from bilevel import cli, figures
+from bilevel import figures
+from bilevel.cli import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -160,7 +161,9 @@ def test_commands_in_the_text_exist(line: str) -> None:
 def test_names_in_the_text_exist() -> None:
     """Searches, stops, dimensions and options of a study, as the text and its tables call them."""
     import bilevel
-    from bilevel import conversion, defined, stop
+    from bilevel.search import stop
+    from bilevel.space import conversion
+    from bilevel.study import define_by_run as defined
 
     homes = (bilevel, conversion, defined, stop)
     called = set(re.findall(r"`(?:bilevel\.(?:stop|conversion)\.)?(\w+)\((?:\.\.\.|[a-z_]+=[^)`]*)?\)`", README))

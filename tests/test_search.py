@@ -32,19 +32,18 @@ from bilevel import (
     Space,
     Study,
     Uniform,
-    dialogue,
     figures,
-    results,
     resume,
     run,
-    session,
 )
-from bilevel import driver as drivers
+from bilevel.drive import driver as drivers
+from bilevel.drive import results, session
 from bilevel.errors import BadInput
-from bilevel.events import Asked, Begun, Ended, Reported
 from bilevel.figures.views import incumbents
-from bilevel.record import shelf
+from bilevel.record import trial_files
 from bilevel.record.folder import RunFolder
+from bilevel.study import asking
+from bilevel.study.events import Asked, Begun, Ended, Reported
 from support.spying import Spy
 from support.tiny import Said
 from support.trying import (
@@ -204,7 +203,7 @@ def test_a_grid_is_tried_whole_however_much_of_it_the_condition_refuses(tmp_path
 def test_where_the_condition_refuses_all_that_is_left_the_search_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialogue, "REFUSALS", 50)
+    monkeypatch.setattr(asking, "REFUSALS", 50)
     study = hill(points=[{"x": 0.5}], where=lambda config: config.x == 0.5)
     with mock.patch.object(figures, "draw", return_value={}):
         said = Said()
@@ -394,7 +393,7 @@ def test_the_best_of_repeats_keeps_its_state_though_others_were_luckier(
         first = run.trial % 3 == 0
         yield Report(1, {"loss": (2.0 if first else -2.0) if config.x == 0.5 else config.x}, {"x": config.x})
 
-    monkeypatch.setattr(shelf, "BEST", 2)
+    monkeypatch.setattr(trial_files, "BEST", 2)
     values = {"x": OneOf(0.1, 0.2, 0.5, 0.3, 0.4, 0.6)}
     study = hill(train, values=values, search=Grid(), trials=None, repeats=3, confirm=2)
     for slots, kills in ((1, ()), (4, ()), (1, (40, 60))):

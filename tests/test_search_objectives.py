@@ -20,7 +20,7 @@ from bilevel import (
     Report,
     Run,
 )
-from bilevel import driver as drivers
+from bilevel.drive import driver as drivers
 from support.spying import Spy
 from support.trying import (
     Hill,

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from bilevel import ASHA, PBT, TPE, Inline, Result, Study, cli, figures, run, sources
+from bilevel import ASHA, PBT, TPE, Inline, Result, Study, figures, run
+from bilevel.cli import cli
+from bilevel.drive import sources
 
 GALLERY = Path(__file__).parents[1] / "search_spaces"
 SMALL = {"steps": 2, "episodes": 2, "test_episodes": 4, "validate_episodes": 4, "test_steps": 2}

@@ -2,7 +2,7 @@
 
 What the outer loop decides is a small typed record; a `Space` says where each of its values comes from; a `Study` says
 what is looked for; `run` does it. Tasks are in `bilevel.tasks`, inner rules in `bilevel.inner`, networks in
-`bilevel.nets`, schedules in `bilevel.outer`.
+`bilevel.nets`, what a task of one's own is made of in `bilevel.episodes`, rules that stop trials in `bilevel.stop`.
 """
 
 from importlib import import_module
@@ -10,54 +10,57 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bilevel.batched import verify
-    from bilevel.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
-    from bilevel.events import Report, Run
+    from bilevel.drive.learner import load
+    from bilevel.drive.results import Result
+    from bilevel.drive.runs import resume, run
     from bilevel.execute import Inline, Ray, Tune
-    from bilevel.learner import load
-    from bilevel.outer import CMAES, GP, NSGA2, PBT, SGD, TPE, Adam, AdamW, Grid, Random, Sobol
-    from bilevel.results import Result
-    from bilevel.runs import resume, run
+    from bilevel.meta import MetaTraining, meta_train
+    from bilevel.meta.movers import SGD, Adam, AdamW, Cosine, Linear
+    from bilevel.search import CMAES, GP, NSGA2, PBT, TPE, Grid, Random, Sobol
+    from bilevel.search.stop import ASHA, Hyperband
     from bilevel.space import Learned, Space
-    from bilevel.stop import ASHA, Hyperband
-    from bilevel.study import Study
-    from bilevel.training import MetaTraining, meta_train
+    from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
+    from bilevel.study.events import Report, Run
+    from bilevel.study.study import Study
 
 # Imported when first asked for: every worker imports this package, and few of them need all of it.
 _HOMES = {
-    "ASHA": "stop",
-    "CMAES": "outer",
-    "GP": "outer",
-    "NSGA2": "outer",
-    "PBT": "outer",
-    "SGD": "outer",
-    "TPE": "outer",
-    "Adam": "outer",
-    "AdamW": "outer",
-    "Grid": "outer",
-    "Hyperband": "stop",
+    "ASHA": "search.stop",
+    "CMAES": "search",
+    "GP": "search",
+    "NSGA2": "search",
+    "PBT": "search",
+    "SGD": "meta.movers",
+    "TPE": "search",
+    "Adam": "meta.movers",
+    "AdamW": "meta.movers",
+    "Cosine": "meta.movers",
+    "Grid": "search",
+    "Hyperband": "search.stop",
     "Inline": "execute",
-    "Int": "dimensions",
+    "Int": "space.dimensions",
     "Learned": "space",
-    "Log": "dimensions",
-    "LogInt": "dimensions",
-    "LogNormal": "dimensions",
-    "MetaTraining": "training",
-    "Normal": "dimensions",
-    "OneOf": "dimensions",
-    "Random": "outer",
+    "Linear": "meta.movers",
+    "Log": "space.dimensions",
+    "LogInt": "space.dimensions",
+    "LogNormal": "space.dimensions",
+    "MetaTraining": "meta",
+    "Normal": "space.dimensions",
+    "OneOf": "space.dimensions",
+    "Random": "search",
     "Ray": "execute",
-    "Report": "events",
-    "Result": "results",
-    "Run": "events",
-    "Sobol": "outer",
+    "Report": "study.events",
+    "Result": "drive.results",
+    "Run": "study.events",
+    "Sobol": "search",
     "Space": "space",
-    "Study": "study",
+    "Study": "study.study",
     "Tune": "execute",
-    "Uniform": "dimensions",
-    "load": "learner",
-    "meta_train": "training",
-    "resume": "runs",
-    "run": "runs",
+    "Uniform": "space.dimensions",
+    "load": "drive.learner",
+    "meta_train": "meta",
+    "resume": "drive.runs",
+    "run": "drive.runs",
     "verify": "batched",
 }
 
@@ -71,11 +74,13 @@ __all__ = [
     "TPE",
     "Adam",
     "AdamW",
+    "Cosine",
     "Grid",
     "Hyperband",
     "Inline",
     "Int",
     "Learned",
+    "Linear",
     "Log",
     "LogInt",
     "LogNormal",

@@ -20,10 +20,10 @@ from collections.abc import Callable
 import optuna
 import torch
 
-from bilevel.dimensions import Int, Log, LogInt, OneOf, Parameter, Uniform
 from bilevel.episodes import Key
-from bilevel.outer import GP, NSGA2, TPE, Random, Sobol
-from bilevel.outer.search import Point, Problem, Search, Told
+from bilevel.search import GP, NSGA2, TPE, Random, Sobol
+from bilevel.search.port import Point, Problem, Search, Told
+from bilevel.space.dimensions import Int, Log, LogInt, OneOf, Parameter, Uniform
 
 PARAMETERS = tuple(
     Parameter(name, name, dimension)

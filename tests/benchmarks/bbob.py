@@ -33,10 +33,10 @@ from cmaes import CMA
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bilevel.dimensions import Parameter, Uniform
 from bilevel.episodes import Key
-from bilevel.outer import CMAES, GP, TPE
-from bilevel.outer.search import Problem, Search, Told
+from bilevel.search import CMAES, GP, TPE
+from bilevel.search.port import Problem, Search, Told
+from bilevel.space.dimensions import Parameter, Uniform
 
 LOW, HIGH = -5.0, 5.0
 TARGETS = 10 ** np.linspace(1, -8, 51)

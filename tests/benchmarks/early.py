@@ -17,10 +17,10 @@ from curves import AXES, EPOCHS, curves
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
-from bilevel.dimensions import Log, LogInt, Parameter, Uniform
 from bilevel.episodes import Key
-from bilevel.outer.search import Point, Problem, Search, Searcher, Told
-from bilevel.stop import ASHA, Stopper
+from bilevel.search.port import Point, Problem, Search, Searcher, Told
+from bilevel.search.stop import ASHA, Stopper
+from bilevel.space.dimensions import Log, LogInt, Parameter, Uniform
 
 COST = 30 * EPOCHS
 WORKERS = 4

@@ -52,8 +52,8 @@ from bilevel import (
     Study,
     figures,
     run,
-    sources,
 )
+from bilevel.drive import sources
 
 GALLERY = Path(__file__).parents[2] / "search_spaces"
 OUTER = Log(1e-4, 1e-1)

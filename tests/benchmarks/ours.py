@@ -18,12 +18,12 @@ from torch import nn
 
 from bilevel import nets, trees
 from bilevel.episodes import Batch, Episode, Key
-from bilevel.events import Done, Executor, Run, Units
 from bilevel.execute import Inline, Ray
 from bilevel.inner import GradientDescent
-from bilevel.outer import Adam
+from bilevel.meta import MetaTraining, meta_train
+from bilevel.meta.movers import Adam
 from bilevel.space import Learned
-from bilevel.training import MetaTraining, meta_train
+from bilevel.study.events import Done, Executor, Run, Units
 
 ENDLESS = 10**9
 

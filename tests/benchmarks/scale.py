@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bilevel import TPE, Inline, Int, Log, OneOf, Random, Ray, Report, Run, Space, Study, Uniform, figures, run
-from bilevel.dialogue import Dialogue
-from bilevel.progress import Progress
+from bilevel.drive.progress import Progress
+from bilevel.study.asking import Dialogue
 
 GROWTH, ASK = 100.0, 0.05
 

@@ -40,12 +40,12 @@ from curves import DATA
 from optuna import samplers
 from scipy import stats
 
-from bilevel.dimensions import OneOf, Parameter
 from bilevel.episodes import Key
-from bilevel.outer import Random
-from bilevel.outer.choose import choose
-from bilevel.outer.search import Problem, Search, Told
-from bilevel.stop import ASHA
+from bilevel.search import Random
+from bilevel.search.choose import choose
+from bilevel.search.port import Problem, Search, Told
+from bilevel.search.stop import ASHA
+from bilevel.space.dimensions import OneOf, Parameter
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 

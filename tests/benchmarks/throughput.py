@@ -64,7 +64,17 @@ def ours(folder: Path, name: str, trials: int, slots: int) -> Measured:
     study = folder / "trivial.py"
     study.write_text(STUDY)
     store = folder / f"{name}-{slots}-{time.monotonic_ns()}"
-    command = [sys.executable, "-m", "bilevel.cli", "run", f"{study}:{name}", "--trials", str(trials), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "bilevel.cli",
+        "run",
+        f"{study}:{name}",
+        "--trials",
+        str(trials),
+        "--workers",
+        "2",
+    ]
     began = time.time()
     done = subprocess.run(
         [*command, "--slots", str(slots), "--store", str(store), "--json"], capture_output=True, text=True

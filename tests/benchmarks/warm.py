@@ -25,8 +25,8 @@ from tables import NAMES, interval, table
 
 from bilevel import GP, TPE
 from bilevel.episodes import Key
-from bilevel.outer import samplers
-from bilevel.outer.search import Point, Problem, Search, Told
+from bilevel.search import samplers
+from bilevel.search.port import Point, Problem, Search, Told
 
 EARLIER, OWN, LOOKS = 50, 40, (10, 20, 40)
 Trials = list[tuple[Point, Told]]

@@ -15,8 +15,8 @@ import ray
 import torch
 
 from bilevel.errors import BadInput
-from bilevel.events import Done, Executor, Fault, Lost, Units
 from bilevel.execute import Inline, Ray
+from bilevel.study.events import Done, Executor, Fault, Lost, Units
 
 PLACES = {"inline": Inline(), "ray": Ray(workers=2)}
 

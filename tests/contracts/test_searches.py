@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Parameter, Uniform
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
-from bilevel.outer import CMAES, GP, NSGA2, PBT, TPE, Grid, Random, Sobol
-from bilevel.outer.search import Point, Problem, Search, Searcher, Told
+from bilevel.search import CMAES, GP, NSGA2, PBT, TPE, Grid, Random, Sobol
+from bilevel.search.port import Point, Problem, Search, Searcher, Told
+from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Parameter, Uniform
 
 TRIALS = 12
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilevel.stop import ASHA, Hyperband, Median, Stop, Stopper
+from bilevel.search.stop import ASHA, Hyperband, Median, Stop, Stopper
 
 RULES: dict[str, Stop] = {
     "asha": ASHA(last=27),

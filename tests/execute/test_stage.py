@@ -26,12 +26,12 @@ import torch
 from bilevel import Int, OneOf, Ray, Report, Run, Space, Tune
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
-from bilevel.events import Completed, Fault, Gone, Order, Placed, Raised, Said, Stage, Units
 from bilevel.execute import cluster as clusters
 from bilevel.execute import stage as stages
-from bilevel.execute.host import Script
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.stage import RayStage
+from bilevel.execute.trial_runner import Script
+from bilevel.study.events import Completed, Fault, Gone, Order, Placed, Raised, Said, Stage, Units
 
 PLACES = ("inline", "ray", "tune")
 

@@ -31,19 +31,17 @@ from bilevel import (
     Study,
     Tune,
     Uniform,
-    cli,
-    driver,
     figures,
-    progress,
     resume,
     run,
-    sources,
 )
+from bilevel.cli import cli
+from bilevel.drive import driver, progress, sources
+from bilevel.drive.progress import Progress
+from bilevel.drive.session import On
 from bilevel.errors import BadInput
-from bilevel.events import Asked, Begun, Ended, Fault, Moved, Reported
-from bilevel.progress import Progress
 from bilevel.record.folder import RunFolder
-from bilevel.session import On
+from bilevel.study.events import Asked, Begun, Ended, Fault, Moved, Reported
 from support.tiny import Said, maml
 
 SLOW = """
@@ -180,7 +178,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stopped_process_is_found_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilevel.execute.tunestage.SILENCE", 0.3)
+    monkeypatch.setattr("bilevel.execute.tune_stage.SILENCE", 0.3)
     marker = tmp_path / "stopped"
 
     def freezes_once(config: Net, run: Run) -> Iterator[Report]:

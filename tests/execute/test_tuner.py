@@ -17,6 +17,7 @@ from ray.tune.search import ConcurrencyLimiter
 import programs
 from bilevel import (
     PBT,
+    SGD,
     TPE,
     Grid,
     Int,
@@ -30,11 +31,11 @@ from bilevel import (
     Sobol,
     Space,
     Uniform,
-    outer,
 )
-from bilevel.conversion import from_tune
 from bilevel.errors import BadInput
 from bilevel.execute.tuner import TuneSearcher, as_tune_searcher, to_tune
+from bilevel.search.port import Told
+from bilevel.space.conversion import from_tune
 
 SPACE = Space(
     dict, lr=Log(1e-4, 1e-1), width=LogInt(8, 64), opt=OneOf(Space(dict, momentum=Uniform(0.0, 1.0)), "adam"), epochs=3
@@ -147,9 +148,9 @@ def test_it_is_told_how_far_a_trial_came_and_what_failed() -> None:
     searcher.on_trial_complete("unknown", {"loss": 0.0, "training_iteration": 3})
     whole, stopped, *failed = search.told
     assert search.problem.fidelity == 3
-    assert whole == (0, outer.search.Told((0.25,), 3, curve=((1, 1.0), (2, 0.5), (3, 0.25))))
-    assert stopped == (1, outer.search.Told((2.0,), 2, stopped=True, curve=((2, 2.0),)))
-    assert failed == [(2, outer.search.Told(None)), (3, outer.search.Told(None))]
+    assert whole == (0, Told((0.25,), 3, curve=((1, 1.0), (2, 0.5), (3, 0.25))))
+    assert stopped == (1, Told((2.0,), 2, stopped=True, curve=((2, 2.0),)))
+    assert failed == [(2, Told(None)), (3, Told(None))]
 
 
 def test_a_grid_is_done_when_it_is_done() -> None:
@@ -271,7 +272,7 @@ def test_a_space_goes_to_tune_and_comes_back() -> None:
         (Uniform(0.25, 2.0, step=0.5), "x: Uniform.* starts at no multiple of its step"),
         (OneOf(Space(dict, y=Uniform(0, 1)), "none"), "x: what option dict searches depends on the choice"),
         (OneOf(Uniform(0, 1), "none"), "x: what option .* searches depends on the choice"),
-        (Learned(0.1, by=outer.SGD(0.1)), "x: Learned.* is learned inside a run"),
+        (Learned(0.1, by=SGD(0.1)), "x: Learned.* is learned inside a run"),
         (Space(dict, y=LogNormal(0.0, 1.0)), r"x\.y: Tune has nothing like LogNormal"),
     ],
 )

@@ -28,7 +28,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from bilevel import Inline, figures, runs, sources  # noqa: E402
+from bilevel import Inline, figures  # noqa: E402
+from bilevel.drive import runs, sources  # noqa: E402
 from bilevel.record import tracking  # noqa: E402
 from programs import TINY, metric_steps, run_folder  # noqa: E402
 from support import storms  # noqa: E402

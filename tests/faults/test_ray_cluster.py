@@ -12,9 +12,9 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from bilevel.events import Done, Fault, Units
 from bilevel.execute import Ray
 from bilevel.execute.pool import Pool
+from bilevel.study.events import Done, Fault, Units
 
 
 @pytest.fixture

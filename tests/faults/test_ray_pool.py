@@ -21,10 +21,10 @@ import torch
 
 from bilevel import trees
 from bilevel.errors import BadInput, ClusterFailed
-from bilevel.events import Done, Fault, Lost, Units
 from bilevel.execute import Inline, Ray, guard
 from bilevel.execute import units as limits
 from bilevel.execute.pool import Pool
+from bilevel.study.events import Done, Fault, Lost, Units
 
 SEED = int(os.environ.get("BILEVEL_FAULT_SEED", secrets.randbelow(10**6)))
 """Of the moments of the faults; it is part of the test's name, and the variable repeats a run."""
@@ -187,7 +187,7 @@ def test_nothing_is_printed_and_nothing_stays() -> None:
     """A whole life in a process of its own: units, a killed worker, a stopped one, the end."""
     script = (
         "import os, signal, sys\n"
-        "from bilevel.events import Done, Units\n"
+        "from bilevel.study.events import Done, Units\n"
         "from bilevel.execute import Ray\n"
         "pool = Ray(workers=2).open()\n"
         "def work(shared, item):\n    print('from a unit')\n    return {}\n"

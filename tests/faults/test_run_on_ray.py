@@ -20,7 +20,8 @@ import pytest
 import ray
 
 import programs
-from bilevel import Inline, Ray, figures, run, sources
+from bilevel import Inline, Ray, figures, run
+from bilevel.drive import sources
 from programs import MARK, TINY, events, run_folder, steps_done, until
 
 SEED = int(os.environ.get("BILEVEL_FAULT_SEED", secrets.randbelow(10**6)))

@@ -19,8 +19,8 @@ from bilevel import (
     Run,
     Uniform,
 )
-from bilevel import driver as drivers
-from bilevel.events import Begun, Fault, Said
+from bilevel.drive import driver as drivers
+from bilevel.study.events import Begun, Fault, Said
 from support.spying import Spy
 from support.stages import Lossy, timed
 from support.trying import (

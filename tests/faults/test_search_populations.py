@@ -24,11 +24,11 @@ from bilevel import (
     Study,
     Uniform,
     figures,
-    results,
     run,
 )
-from bilevel.events import Moved, Turned
+from bilevel.drive import results
 from bilevel.record import checkpoints
+from bilevel.study.events import Moved, Turned
 from support.stages import timed
 from support.tiny import maml
 from support.trying import (

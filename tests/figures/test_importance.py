@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel.dimensions import Log, OneOf, Parameter, Uniform
 from bilevel.figures.importance import Importance, comparable, importance
+from bilevel.space.dimensions import Log, OneOf, Parameter, Uniform
 from support import searches
 
 CUBE = tuple(Parameter(f"x{i}", f"x{i}", Uniform(0, 1)) for i in range(5))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bilevel.events import Asked, Begun, Ended, Event, Moved, Opened, Reported, Started
 from bilevel.figures.population import population
 from bilevel.figures.search import Search, search_history
+from bilevel.study.events import Asked, Begun, Ended, Event, Moved, Opened, Reported, Started
 from support import searches
 
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from bilevel.dimensions import Int, Log, LogInt, OneOf, Parameter, Uniform
-from bilevel.events import Asked, Begun, Ended, Event, Fault, Moved, Opened, Reported, Started
 from bilevel.figures import search_history
-from bilevel.figures.guessed import parameters
+from bilevel.figures.inferred import parameters
+from bilevel.space.dimensions import Int, Log, LogInt, OneOf, Parameter, Uniform
+from bilevel.study.events import Asked, Begun, Ended, Event, Fault, Moved, Opened, Reported, Started
 from support import searches
 
 OPENED = Opened(2, "", {}, "")

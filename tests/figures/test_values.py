@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bilevel.dimensions import LogInt, OneOf
 from bilevel.figures.chart import Layer, Panel, distinct, even_ticks, hours, log_ticks, number, short, spread, thin
 from bilevel.figures.importance import importance
 from bilevel.figures.values import ASIDE, importance_chart, ordered, parallel_coordinates, slices
+from bilevel.space.dimensions import LogInt, OneOf
 from support import searches
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bilevel.events import Asked, Begun, Ended, Event, Opened, Reported, Started
 from bilevel.figures.chart import Chart, Layer
 from bilevel.figures.search import search_history
 from bilevel.figures.views import POINTS, best_so_far, incumbents, learning_curves, pareto_front, timeline
+from bilevel.study.events import Asked, Begun, Ended, Event, Opened, Reported, Started
 from support import searches
 
 

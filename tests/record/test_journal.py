@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bilevel.errors import RecordDamaged, StoreFailed
-from bilevel.events import Asked, Ended, Event, Fault, Finished, Interrupted, Kept, Opened, Reported, Started
 from bilevel.record import journal
 from bilevel.record.journal import Journal
+from bilevel.study.events import Asked, Ended, Event, Fault, Finished, Interrupted, Kept, Opened, Reported, Started
 
 EVENTS: list[Event] = [
     Started("s", "run-1", "loss", True, 3),

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import journals
-from bilevel.events import Asked, Ended, Finished, Opened, Reported, Started
 from bilevel.record import tracking
 from bilevel.record.journal import read
 from bilevel.record.tracking import Tracker, sync
+from bilevel.study.events import Asked, Ended, Finished, Opened, Reported, Started
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import journals
-from bilevel.events import Asked, Begun, Ended, Event, Finished, Interrupted, Reported, Started
 from bilevel.record.journal import Entry
 from bilevel.record.projection import COMPARED, LONGEST_NAME, Page, Projection, allowed, metric
+from bilevel.study.events import Asked, Begun, Ended, Event, Finished, Interrupted, Reported, Started
 
 
 def taken(events: list[Event]) -> Projection:

@@ -18,12 +18,12 @@ from mlflow.utils.validation import _validate_metric_name, _validate_param_name,
 from sqlalchemy.exc import OperationalError
 
 import journals
-from bilevel.events import Asked, Begun, Event, Interrupted
 from bilevel.record import writer
 from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, ledger, tables
 from bilevel.record.mlflow.database import prepare_database
 from bilevel.record.projection import LONGEST_NAME, allowed
+from bilevel.study.events import Asked, Begun, Event, Interrupted
 from records import JOURNALS, QUERIES, found_by, read_back, record
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.dimensions import Int, Log, LogInt, OneOf, Parameter, Uniform
-from bilevel.events import Asked, Begun, Ended, Event, Fault, Finished, Moved, Opened, Reported, Started
 from bilevel.figures import Search, search_history
+from bilevel.space.dimensions import Int, Log, LogInt, OneOf, Parameter, Uniform
+from bilevel.study.events import Asked, Begun, Ended, Event, Fault, Finished, Moved, Opened, Reported, Started
 
 BEGAN = 1_760_000_000.0  # unix time [s]
 MLP = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bilevel import Random
-from bilevel.outer.search import Point, Problem, Searcher, Told
+from bilevel.search.port import Point, Problem, Searcher, Told
 
 
 @dataclass(frozen=True)

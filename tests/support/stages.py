@@ -6,8 +6,8 @@ import random
 from collections import Counter
 from typing import Any
 
-from bilevel.events import Gone, Said
 from bilevel.execute.inline import InlineStage
+from bilevel.study.events import Gone, Said
 
 
 class Late(InlineStage):

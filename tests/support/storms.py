@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import programs
-from bilevel import history as histories
 from bilevel.record import journal
+from bilevel.study import history as histories
 from programs import MARK, run_folder, until
 
 SEARCH = """
@@ -29,7 +29,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bilevel import ASHA, PBT, TPE, Log, OneOf, Report, Space, Study, Uniform, driver
+from bilevel import ASHA, PBT, TPE, Log, OneOf, Report, Space, Study, Uniform
+from bilevel.drive import driver
 
 driver.KEEP_EVERY = driver.KEEP_BEST_EVERY = 0.1  # [s]; a trial takes about one
 PACE = float(os.environ.get("BILEVEL_TEST_PACE", "0.03"))

@@ -24,10 +24,10 @@ from bilevel import (
     meta_train,
     run,
 )
-from bilevel.events import Units
+from bilevel.drive.progress import Progress
 from bilevel.inner import GradientDescent
 from bilevel.nets import mlp
-from bilevel.progress import Progress
+from bilevel.study.events import Units
 from bilevel.tasks import Sinusoid
 
 

@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
-from bilevel import ASHA, PBT, Grid, Inline, OneOf, Random, Report, Run, Space, Study, Uniform, results
-from bilevel import history as histories
-from bilevel.driver import Driver
-from bilevel.events import Asked, Ended, Event, Moved, Reported, Stage, Started
-from bilevel.execute.host import Script
+from bilevel import ASHA, PBT, Grid, Inline, OneOf, Random, Report, Run, Space, Study, Uniform
+from bilevel.drive import results
+from bilevel.drive.driver import Driver
 from bilevel.execute.inline import InlineStage
-from bilevel.history import History
-from bilevel.outer.search import Told
+from bilevel.execute.trial_runner import Script
 from bilevel.record import folder as folders
 from bilevel.record.folder import RunFolder
+from bilevel.search.port import Told
+from bilevel.study import history as histories
+from bilevel.study.events import Asked, Ended, Event, Moved, Reported, Stage, Started
+from bilevel.study.history import History
 from support.tiny import Said
 
 

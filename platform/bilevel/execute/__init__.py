@@ -1,6 +1,6 @@
 """Who carries trials and units of work out: this process, warm actors on a Ray cluster, or Ray Tune?
 
-A declaration (`Inline`, `Ray`, `Tune`) is a value; its `open(threads, code)` gives a live `bilevel.events.Executor`.
+A declaration (`Inline`, `Ray`, `Tune`) is a value; its `open(threads, code)` gives a live `study.events.Executor`.
 """
 
 from bilevel.execute.inline import Inline

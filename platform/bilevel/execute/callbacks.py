@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, SupportsFloat
 
-from bilevel.events import Report, Run, Units
+from bilevel.study.events import Report, Run, Units
 
 LEAVING = 10.0
 """Seconds for a function that was told to stop to come to its end."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from bilevel import trees
 from bilevel.errors import BilevelError
-from bilevel.events import Done, Fault, Gone, Lost, Order, Placed, Raised, Report, Said, Tree, Units
-from bilevel.execute.host import Hosted, Script, plain, raised
+from bilevel.execute.trial_runner import Hosted, Script, plain, raised
 from bilevel.execute.worker import Settings, compute, keep_memory, settled, usable
+from bilevel.study.events import Done, Fault, Gone, Lost, Order, Placed, Raised, Report, Said, Tree, Units
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Ticket:
 
 
 class InlineExecutor:
-    """`bilevel.events.Executor` in this process: `submit` queues, `poll` computes."""
+    """`bilevel.study.events.Executor` in this process: `submit` queues, `poll` computes."""
 
     def __init__(self, threads: int, device: str) -> None:
         self._device = usable(device)
@@ -96,7 +96,7 @@ class InlineExecutor:
 
 
 class InlineStage:
-    """`bilevel.events.Stage` in this process: each `poll` lets every trial that may go on come to its next report."""
+    """A `Stage` in this process: each `poll` lets every trial that may go on come to its next report."""
 
     def __init__(self, script: Script, cache: dict[Any, Any], *, echo: bool = True) -> None:
         """The trials of a script; `cache` is their `Run.cache`, `echo`: what they print is seen, too."""

@@ -7,11 +7,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from bilevel import trees
-from bilevel.events import Done, Fault, Lost, Raised, Units
+from bilevel.execute.actors import Crew, Member, line
 from bilevel.execute.cluster import by_value
-from bilevel.execute.crew import Crew, Member, line
 from bilevel.execute.units import Call, Ticket, Unit, Work
 from bilevel.execute.worker import Computed, Missing
+from bilevel.study.events import Done, Fault, Lost, Raised, Units
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
@@ -29,7 +29,7 @@ WORKS = 8
 
 
 class Pool:
-    """`bilevel.events.Executor` on warm Ray actors.
+    """`bilevel.study.events.Executor` on warm Ray actors.
 
     Calls are never retried by Ray: whatever a worker loses is given out again here. A unit may be given out twice; its
     first result counts, and all results are equal. At most two units are at a worker, so that a death costs little.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bilevel.errors import BadInput
-from bilevel.execute.host import Script
+from bilevel.execute.trial_runner import Script
 
 if TYPE_CHECKING:
     from bilevel.execute.pool import Pool

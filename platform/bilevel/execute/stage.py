@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from bilevel import trees
 from bilevel.errors import BadInput
-from bilevel.events import Fault, Gone, Order, Placed, Raised, Said
+from bilevel.execute.actors import Crew, Member, line
 from bilevel.execute.cluster import by_value
-from bilevel.execute.crew import Crew, Member, line
-from bilevel.execute.host import Script
+from bilevel.execute.trial_runner import Script
 from bilevel.execute.worker import Missing, Played, Spoiled, unpacked
+from bilevel.study.events import Fault, Gone, Order, Placed, Raised, Said
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
@@ -49,7 +49,7 @@ class _Seat:
 
 
 class RayStage:
-    """`bilevel.events.Stage` on warm Ray actors: one trial at a time on each.
+    """`bilevel.study.events.Stage` on warm Ray actors: one trial at a time on each.
 
     Nothing is retried here: of a trial whose worker is lost the driver is told, and it decides.
     """

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bilevel.execute.host import Script
 from bilevel.execute.ray import Ray
+from bilevel.execute.trial_runner import Script
 
 if TYPE_CHECKING:
     from bilevel.execute.pool import Pool
-    from bilevel.execute.tunestage import TuneStage
+    from bilevel.execute.tune_stage import TuneStage
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Tune:
             BadInput: the address cannot be reached, or no node can ever hold such a trial.
             ClusterFailed: no cluster could be started on this machine.
         """
-        from bilevel.execute.tunestage import TuneStage  # Ray Tune takes seconds to import
+        from bilevel.execute.tune_stage import TuneStage  # Ray Tune takes seconds to import
 
         wanted = dataclasses.replace(self, gpus_per_worker=gpus or self.gpus_per_worker)
         return TuneStage(wanted, script, tuple(code), threads=threads, cpus=cpus, fresh=fresh)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bilevel import space as spaces
-from bilevel.dimensions import Int, Log, LogInt, Normal, OneOf, Uniform, is_dimension
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from bilevel.execute import cluster  # noqa: F401 the variables that it sets for Ray
-from bilevel.outer.search import Point, Problem, Search, Told
+from bilevel.search.port import Point, Problem, Search, Told
 from bilevel.space import Learned, Space
+from bilevel.space.dimensions import Int, Log, LogInt, Normal, OneOf, Uniform, is_dimension
 
 from ray import tune  # isort: skip # after the variables that `cluster` sets for it
 from ray.tune.search import Searcher

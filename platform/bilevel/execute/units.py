@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from bilevel.events import Tree
+from bilevel.study.events import Tree
 from bilevel.trees import Packed
 
 FIRST = 120.0

@@ -21,8 +21,8 @@ import torch
 
 from bilevel import trees
 from bilevel.errors import BadInput
-from bilevel.events import Completed, Order, Raised, Report, Units
-from bilevel.execute.host import Hosted, Script, plain, raised
+from bilevel.execute.trial_runner import Hosted, Script, plain, raised
+from bilevel.study.events import Completed, Order, Raised, Report, Units
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Spoiled:
 
 @dataclass(frozen=True)
 class Played:
-    """How far a trial came: see `bilevel.events.Said`; `state` is packed, `megabytes` is what this process holds."""
+    """How far a trial came: see `events.Said`; `state` is packed, `megabytes` is what this process holds."""
 
     reports: tuple[Report, ...]
     end: Completed | Raised | None

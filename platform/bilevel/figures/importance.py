@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.dimensions import Parameter
 from bilevel.figures.search import Array, Search
-from bilevel.history import Trial
+from bilevel.space.dimensions import Parameter
+from bilevel.study.history import Trial
 
 FEWEST = 10  # trials; with fewer nothing is said
 MOST = 1000  # trials that are looked at: the last ones

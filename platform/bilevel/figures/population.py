@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.dimensions import OneOf, Parameter
 from bilevel.figures import style
 from bilevel.figures.chart import Axis, Chart, Layer, Panel, logarithmic, present, short, shown
 from bilevel.figures.importance import Importance
 from bilevel.figures.search import Search
 from bilevel.figures.values import named, number_of, ordered
+from bilevel.space.dimensions import OneOf, Parameter
 
 MEMBERS = 6  # parameters in the chart of a population
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel.dimensions import Parameter
-from bilevel.events import Asked, Begun, Ended, Event, Fault, Finished, Moved, Opened, Reported, Started
-from bilevel.figures import guessed
-from bilevel.history import History, Trial
+from bilevel.figures import inferred
+from bilevel.space.dimensions import Parameter
+from bilevel.study.events import Asked, Begun, Ended, Event, Fault, Finished, Moved, Opened, Reported, Started
+from bilevel.study.history import History, Trial
 
 Array = NDArray[np.float64]
 
@@ -134,7 +134,7 @@ def search_history(entries: Iterable[tuple[float, Event]], parameters: Sequence[
     names = {parameter.name for parameter in known}
     points = [trial.point for trial in reader.history.trials.values()]
     log = reader.started.log if reader.started is not None else ()
-    rest = tuple(p for p in guessed.parameters(points, log) if p.name not in names)
+    rest = tuple(p for p in inferred.parameters(points, log) if p.name not in names)
     return reader.search(known + rest)
 
 

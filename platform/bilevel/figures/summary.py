@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bilevel.dimensions import Parameter
 from bilevel.figures.chart import number, shown
 from bilevel.figures.search import Search
-from bilevel.history import Leader, Trial
+from bilevel.space.dimensions import Parameter
+from bilevel.study.history import Leader, Trial
 
 STATES = ("completed", "stopped", "failed", "running")
 _DIGITS = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.dimensions import Int, OneOf, Parameter
 from bilevel.figures import style
 from bilevel.figures.chart import (
     Axis,
@@ -29,7 +28,8 @@ from bilevel.figures.chart import (
 )
 from bilevel.figures.importance import Importance
 from bilevel.figures.search import Array, Search
-from bilevel.history import Trial
+from bilevel.space.dimensions import Int, OneOf, Parameter
+from bilevel.study.history import Trial
 
 SLICES = 12  # parameters with a panel of their own
 POINTS = 500  # in each

@@ -10,7 +10,7 @@ import numpy as np
 from bilevel.figures import style
 from bilevel.figures.chart import Axis, Chart, Layer, Marker, Panel, hours, logarithmic, present, short, spread, thin
 from bilevel.figures.search import Array, Attempt, Search
-from bilevel.history import Trial
+from bilevel.study.history import Trial
 
 POINTS = 800  # drawn in a panel; of more trials the best and an even choice of the others
 BEST = 100  # of these

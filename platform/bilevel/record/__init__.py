@@ -1,1 +1,4 @@
-"""Write down: the journal, the checkpoints it names, and MLflow as its picture."""
+"""What is written down? The journal, the checkpoints that it names, and MLflow as their picture.
+
+It must not decide anything, nor know who carries trials out.
+"""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import RecordDamaged, StoreFailed
-from bilevel.events import Tree
+from bilevel.study.events import Tree
 
 LAST = 3  # newest checkpoints kept
 SPREAD = 16  # and as many older ones, spread over the run, from which `audit` and `replay` start

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import BadInput, RecordDamaged, RunLocked, StoreFailed
-from bilevel.events import Event
 from bilevel.record import journal
+from bilevel.study.events import Event
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bilevel.errors import RecordDamaged, StoreFailed
-from bilevel.events import Event, Started
+from bilevel.study.events import Event, Started
 
 FORMAT = 1
 COMMIT_EVERY = 0.25  # seconds: events within it share one fsync

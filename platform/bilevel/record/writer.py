@@ -19,13 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from bilevel.history import replay
 from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, first_line, load, locked
-from bilevel.record.note import note
 from bilevel.record.projection import Page, Projection, text
 from bilevel.record.redaction import redact
+from bilevel.record.summary_note import note
 from bilevel.record.tracking import STATUS_FILE
+from bilevel.study.history import replay
 
 CHUNK = 1000  # journal entries between two cursors
 LOOK_EVERY = 1.0  # seconds between looks at the journal

@@ -8,9 +8,9 @@ from argparse import Namespace
 from types import SimpleNamespace
 from typing import Any
 
-from bilevel.dimensions import OneOf, is_dimension
 from bilevel.errors import BadInput
 from bilevel.space import fits
+from bilevel.space.dimensions import OneOf, is_dimension
 from bilevel.space.tree import Learned, Space, children
 
 BAGS = (dict, SimpleNamespace, Namespace)

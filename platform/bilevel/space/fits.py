@@ -9,8 +9,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union
 
-from bilevel.dimensions import Dimension, OneOf, is_dimension, label
 from bilevel.errors import BadInput
+from bilevel.space.dimensions import Dimension, OneOf, is_dimension, label
 
 
 def check(hint: Any, value: Any, where: str) -> None:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bilevel.dimensions import Dimension, OneOf, Parameter, admit, is_dimension, same
 from bilevel.errors import BadInput
+from bilevel.space.dimensions import Dimension, OneOf, Parameter, admit, is_dimension, same
 from bilevel.space.tree import Learned, Space, children, dot, flatten, name_of
 
 Point = dict[str, Any]

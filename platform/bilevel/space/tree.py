@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bilevel.dimensions import OneOf, is_dimension, label
 from bilevel.errors import BadInput
 from bilevel.space import fits
+from bilevel.space.dimensions import OneOf, is_dimension, label
 
 FROM_TASK = ("shape", "ways", "outputs")
 """What the engine hands to a factory whose signature takes it: a sample's shape, and the number of outputs (twice)."""

@@ -1,0 +1,191 @@
+"""How is a learned model used on a task of one's own?"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bilevel.drive import runs
+from bilevel.episodes import Batch, Episode, Scaling
+from bilevel.errors import BadInput
+from bilevel.inner.rule import classes
+from bilevel.meta import MetaTraining
+from bilevel.meta.learned import Plan, Values
+from bilevel.meta.objective import plan
+from bilevel.record import folder as folders
+from bilevel.record import model
+from bilevel.study.events import Run
+from bilevel.study.study import Study
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a run learned, ready to adapt to a task."""
+
+    plan: Plan
+    values: Values
+    scaling: Scaling | None
+    shape: tuple[int, ...]
+    outputs: int
+    classed: bool
+
+    def adapt(self, x: Any, y: Any, *, steps: int | None = None) -> nn.Module:
+        """A plain torch module adapted to labelled samples; batch normalisation takes the support set's statistics.
+
+        Args:
+            x: [samples, *shape], in the units of the training data.
+            y: [samples] class labels 0, 1, ..., or numbers [samples] or [samples, outputs].
+            steps: inner steps; by default as in training.
+
+        The module maps [queries, *shape] to scores [queries, ways], or to numbers in the units of `y`; one query at a
+        time gives the same as all at once.
+
+        Raises:
+            BadInput: samples of another shape, or labels that do not fit.
+        """
+        support = self._support(np.asarray(x), np.asarray(y))
+        stacked = Batch(support.x.unsqueeze(0), support.y.unsqueeze(0))
+        rule = self.plan.rule
+        states = rule.adapt(self.plan.meta(self.values), stacked, None)
+        module: nn.Module = rule.module(next(islice(states, rule.steps if steps is None else steps, None)))
+        return module if self.scaling is None else _Scaled(module, self.scaling)
+
+    def _support(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Batch:
+        if len(x) == 0 or len(x) != len(y):
+            raise BadInput(
+                f"support: {len(x)} samples and {len(y)} labels; each sample has one, and there is at least one"
+            )
+        if x.ndim == 1:
+            x = x[:, None]
+        if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
+            raise BadInput("support: x holds something else than finite numbers")
+        if x.ndim != 1 + len(self.shape) or x[0].shape != self.shape:
+            if x[0].size != int(np.prod(self.shape)):
+                raise BadInput(f"support: a sample is {list(x.shape[1:])}; the model takes {list(self.shape)}")
+            x = x.reshape(len(x), *self.shape)
+        samples = _floats(x, self.scaling)
+        if y.dtype.kind not in "fiub" or not np.isfinite(y).all():
+            raise BadInput("support: y holds something else than finite numbers")
+        if self.classed:
+            most = 2 if self.outputs == 1 else self.outputs
+            if y.ndim != 1 or (y != y.astype(np.int64)).any() or y.min() < 0 or y.max() >= most:
+                found = f"labels {y.min()} to {y.max()}" if y.ndim == 1 else f"labels of shape {list(y.shape)}"
+                raise BadInput(f"support: {found}; the model has classes 0 to {most - 1}, one whole number a sample")
+            return Batch(samples, torch.from_numpy(y.astype(np.int64)))
+        if y[0].size != self.outputs:
+            raise BadInput(f"support: {y[0].size} numbers per label; the model gives {self.outputs}")
+        labels = torch.from_numpy(y.astype(np.float64)).reshape(len(y), -1)
+        return Batch(samples, labels.float() if self.scaling is None else self.scaling.encode_y(labels))
+
+
+class _Scaled(nn.Module):
+    """A module between the user's units and the model's."""
+
+    def __init__(self, module: nn.Module, scaling: Scaling) -> None:
+        super().__init__()
+        self.module = module
+        self.scaling = scaling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Numbers in the user's units for `x` in the user's units."""
+        return self.scaling.decode_y(self.module(self.scaling.encode_x(x)))
+
+
+def load(run: str, *, store: str | Path = "runs", study: Study | None = None) -> Learner:
+    """What a run learned (the weights that did best in validation).
+
+    Args:
+        run: its id, the beginning or end of it, or its folder.
+        store: directory of runs.
+        study: needed where the run was not begun from a file.
+
+    Raises:
+        BadInput: no such run, or it has learned nothing yet.
+    """
+    folder = folders.find(Path(store), run)
+    study, _ = runs.reload(folder, study)
+    if study.space.target is not MetaTraining:
+        raise BadInput(f"{folder.run_id}: {study.name} is not a meta-training; there is nothing to adapt")
+    if not (folder.path / "model" / "model.json").is_file():
+        raise BadInput(f"{folder.run_id}: no learned model yet; finish it with `bilevel resume {folder.run_id}`")
+    values, described, scaling = model.read(folder.path / "model")
+    config: MetaTraining = study.build(described.get("point", {}))
+    view = Run(0, 0, study.key)
+    example: Episode = config.tasks.episode("train", study.key.child("example"))
+    if not isinstance(example.support, Batch) or not hasattr(config.rule, "module"):
+        raise BadInput(f"{folder.run_id}: {type(config.rule).__name__} gives no module that could be adapted")
+    ready = plan(dataclasses.replace(config, test_tasks={}), view)
+    y = example.support.y
+    classed = y.dtype == torch.int64
+    outputs = int(max(y.max(), example.query.y.max())) + 1 if classed else int(y[0].numel())
+    return Learner(ready, values, scaling, tuple(example.support.x.shape[1:]), outputs, classed)
+
+
+def read_samples(path: Path, *, labelled: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    """`x` and `y` of an `.npz`, or of a `.csv` whose last column is `y`.
+
+    Raises:
+        BadInput: no such file, another kind, or not numbers.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as data:
+                if "x" not in data or (labelled and "y" not in data):
+                    raise BadInput(f"{path}: has {', '.join(data.files)}; it takes x{' and y' if labelled else ''}")
+                return data["x"], data["y"] if labelled else None
+        if path.suffix == ".csv":
+            return _read_csv(path, labelled)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from error
+    raise BadInput(f"{path}: give an .npz with x and y, or a .csv whose last column is y")
+
+
+def _read_csv(path: Path, labelled: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file) if row]
+    names = rows[0] if rows and not _is_number(rows[0][0]) else None
+    table = rows[1:] if names else rows
+    if not table:
+        raise BadInput(f"{path}: no rows")
+    has_y = labelled or (names is not None and names[-1] == "y")
+    labels = [row[-1] for row in table]
+    x = np.array([[float(cell) for cell in (row[:-1] if has_y else row)] for row in table])
+    whole = all(label.lstrip("-").isdigit() for label in labels)
+    return x, np.array([int(v) if whole else float(v) for v in labels]) if labelled else None
+
+
+def predictions(module: nn.Module, x: np.ndarray[Any, Any], learner: Learner) -> list[list[Any]]:
+    """Rows for a CSV, the header first: the class and each class's probability, or the numbers."""
+    shaped = _floats(x.reshape(len(x), *learner.shape), None)
+    with torch.no_grad():
+        scores = module(shaped)
+    if not learner.classed:
+        names = ["y"] if scores.shape[1] == 1 else [f"y{i}" for i in range(scores.shape[1])]
+        return [names, *scores.tolist()]
+    chosen = classes(scores).tolist()
+    odds = torch.softmax(scores, 1) if scores.shape[1] > 1 else torch.cat([1 - scores.sigmoid(), scores.sigmoid()], 1)
+    header = ["y", *(f"p{i}" for i in range(odds.shape[1]))]
+    return [header, *([label, *row] for label, row in zip(chosen, odds.tolist(), strict=True))]
+
+
+def _floats(x: np.ndarray[Any, Any], scaling: Scaling | None) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(x).astype(np.float64))
+    return tensor.float() if scaling is None else scaling.encode_x(tensor)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

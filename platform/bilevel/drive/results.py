@@ -1,0 +1,179 @@
+"""How does a run stand, as its record tells?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bilevel import figures
+from bilevel import space as spaces
+from bilevel.record import checkpoints, journal
+from bilevel.record.folder import RunFolder
+from bilevel.study import history as histories
+from bilevel.study.events import Asked, Ended, Opened, Reported
+from bilevel.study.history import History, Leader, Trial
+from bilevel.study.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+ENDED = ("completed", "failed", "stopped")
+"""How a run may stand that is over; any other can be resumed."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run stands; `document` is what `run --json` prints."""
+
+    folder: Path
+    document: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The run's name in its store."""
+        return str(self.document["run_id"])
+
+    @property
+    def status(self) -> str:
+        """completed, stopped, failed or interrupted."""
+        return str(self.document["status"])
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """Of the best trial: trial, objective, config."""
+        best: Mapping[str, Any] | None = self.document["best"]
+        return best
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Of the best trial, by name."""
+        metrics: Mapping[str, float] = self.document["metrics"]
+        return metrics
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what was learned and the table of trials; equal for equal studies and seeds."""
+        return str(self.document["fingerprint"])
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: trial, state, objective, config.*."""
+        import pandas as pd  # dear to import, and not needed to run
+
+        history = histories.replay(RunFolder(self.folder).events())
+        rows = [
+            {"trial": t.number, "state": t.state, "objective": t.objective}
+            | {f"config.{path}": value for path, value in t.config.items()}
+            for t in history.trials.values()
+        ]
+        return pd.DataFrame(rows)
+
+
+def standing(folder: RunFolder, history: History) -> str:
+    """A run's status: as it ended, "running" while a driver holds it, "interrupted" otherwise."""
+    if history.status in ENDED:
+        return history.status
+    return "running" if folder.driven else "interrupted"
+
+
+def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:
+    """The last state of a trial that was kept."""
+    for step, manifest in sorted(trial.kept.items(), reverse=True):
+        path = checkpoints.folder(folder.path, trial.number, step)
+        if path.exists():
+            return checkpoints.load(path, manifest)
+    return None
+
+
+def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any] | None) -> figures.History:
+    """What figures are drawn from."""
+    reports: dict[int, list[tuple[int, Mapping[str, float]]]] = {}
+    for event in folder.events():
+        if isinstance(event, Reported):
+            reports.setdefault(event.trial, []).append((event.step, event.metrics))
+    best = history.best()
+    shown = (state or {}).get("exhibit")
+    if not isinstance(shown, Mapping) or not {"support", "query", "predictions"} <= shown.keys():
+        shown = None  # a user's own state may have something of this name
+    number = None if best is None else best.number
+    return figures.History(reports=reports, exhibit=shown, metric=history.metric, best=number)
+
+
+def result(folder: RunFolder, history: History, status: str, study: Study | None = None) -> dict[str, Any]:
+    """What `run --json` prints: how a run stands."""
+    leader = next(iter(history.leaders(1)), None)
+    best = None if leader is None else leader.trial
+    states = [trial.state for trial in history.trials.values()]
+    shown = best or (history.trials[max(history.trials)] if history.trials else None)
+    per_step = spaces.flatten(study.space).get("episodes", 0) if study is not None else 0
+    per_step = per_step if isinstance(per_step, int) else 0
+    seconds, steps_per_second = times(folder)
+    return {
+        "run_id": folder.run_id,
+        "study": study.name if study is not None else folder.document()["name"],
+        "status": status,
+        "trials": {state: states.count(state) for state in ("completed", "stopped", "failed")},
+        "best": None if leader is None else _leader(leader),
+        "metrics": {n: v if math.isfinite(v) else None for n, v in (shown.metrics if shown else {}).items()},
+        "episodes": per_step * sum(trial.step for trial in history.trials.values()),
+        **({"pareto": [_front(trial, history) for trial in history.pareto()]} if len(history.objectives) > 1 else {}),
+        "fingerprint": fingerprint(history),
+        "seconds": round(seconds, 3),
+        "episodes_per_second": round(per_step * steps_per_second, 3),
+    }
+
+
+def search(folder: RunFolder, study: Study | None = None) -> figures.Search:
+    """What the views of a search are drawn from."""
+    entries = ((entry.t, entry.typed()) for entry in journal.read(folder.journal))
+    return figures.search_history(entries, parameters=None if study is None else study.parameters or None)
+
+
+def _leader(leader: Leader) -> dict[str, Any]:
+    """The best configuration; of several seeds with the mean over them as objective, and its interval."""
+    several = {} if leader.runs < 2 else {"runs": leader.runs, "ci95": leader.half}
+    return {"trial": leader.trial.number, "objective": leader.mean, **several, "config": dict(leader.trial.config)}
+
+
+def _front(trial: Trial, history: History) -> dict[str, Any]:
+    values = dict(zip(history.objectives, trial.values, strict=True))
+    return {"trial": trial.number, "objectives": values, "config": dict(trial.config)}
+
+
+def fingerprint(history: History) -> str:
+    """SHA-256 over the table of trials: config, state, objective and the hash of what was learned; no times."""
+    table = [
+        {"trial": t.number, "config": dict(t.config), "state": t.state, "objective": t.objective, "learned": t.learned}
+        | ({"values": list(t.values)} if t.values else {})
+        for t in sorted(history.trials.values(), key=lambda t: t.number)
+    ]
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def times(folder: RunFolder) -> tuple[float, float]:
+    """Seconds at work over all sessions, and outer steps per second (testing at a trial's last step left out)."""
+    total, began, last = 0.0, None, 0.0
+    gaps: list[float] = []
+    reported: tuple[float, int] | None = None
+    for entry in journal.read(folder.journal):
+        event = entry.typed()
+        if isinstance(event, Opened):
+            total += 0.0 if began is None else last - began
+            began, reported = entry.t, None
+        elif isinstance(event, Reported):
+            if reported is not None:
+                gaps.append((entry.t - reported[0]) / max(1, event.step - reported[1]))
+            reported = (entry.t, event.step)
+        elif isinstance(event, Asked | Ended):
+            reported = None
+            if isinstance(event, Ended) and gaps:
+                gaps.pop()  # the last step's, which includes the tests
+        last = entry.t
+    mean = sum(gaps) / len(gaps) if gaps else 0.0
+    return total + (0.0 if began is None else last - began), 1 / mean if mean > 0 else 0.0

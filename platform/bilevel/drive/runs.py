@@ -1,0 +1,287 @@
+"""How is a run begun, gone on with, and brought to its result?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bilevel import space as spaces
+from bilevel.drive import results, sources, warm
+from bilevel.drive.process import leaving
+from bilevel.drive.progress import Progress, Watch
+from bilevel.drive.results import ENDED, Result
+from bilevel.drive.session import On, Session, stage_of
+from bilevel.drive.sources import Source
+from bilevel.errors import BadInput, StudyChanged
+from bilevel.execute import Inline, Ray, Tune
+from bilevel.record import folder as folders
+from bilevel.record import journal, tracking
+from bilevel.record.folder import RunFolder
+from bilevel.record.redaction import redact
+from bilevel.study import history as histories
+from bilevel.study.decisions import Decisions
+from bilevel.study.events import Run, Stage
+from bilevel.study.history import History
+from bilevel.study.study import Study
+
+
+class Quiet:
+    """A watch that says what must be said on standard error, and nothing else."""
+
+    def progress(self, progress: Progress) -> None:
+        """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        sys.stderr.write(f"bilevel: {text}\n")
+
+
+def run(
+    study: Study,
+    *,
+    on: On | None = None,
+    store: str | Path = "runs",
+    track: str | None = None,
+    seconds: float | None = None,
+    slots: int | None = None,
+    watch: Watch | None = None,
+    source: Source | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Result:
+    """Run a study to its end, record it, and give its result.
+
+    Args:
+        study: what to do.
+        on: `Inline()`, `Ray(workers=...)` or `Tune(workers=...)`; by default Ray with one worker per CPU.
+        store: directory of runs.
+        track: MLflow tracking URI; by default a database in the store; "none" for none. With `***` for its secrets
+            it is completed from the variable MLFLOW_TRACKING_URI.
+        seconds: a time limit, for this call alone; `Study.seconds` holds over all sessions.
+        slots: trials at work at a time; by default one where the objective spreads its work (of a population all its
+            members), else as many as there are workers.
+        watch: who looks on.
+        source: where the study came from, if from a file; then `resume` can find it again.
+        changes: what was set by dotted path on top of the file, for `resume`.
+
+    Raises:
+        BadInput: the study cannot work; nothing was begun.
+    """
+    watch = watch or Quiet()
+    store = Path(store)
+    uri = uri_of(tracking.restore(track), store)
+    tracking.check_uri(uri)
+    on = on or Ray(workers=os.cpu_count())
+    if not isinstance(on, Inline | Ray | Tune):
+        raise BadInput(f"run: on={on!r}; it takes Inline(), Ray(workers=...) or Tune(workers=...)")
+    kept = _check(study, on)
+    _check_slots(slots)
+    source = source or Source(None, "", {})
+    document: dict[str, Any] = {
+        "format": 1,
+        "name": study.name,
+        "file": None if source.file is None else str(source.file),
+        "object": source.name,
+        "changes": dict(changes or {}),
+        "settings": {"seed": study.seed, "trials": study.budget, "config": study.config()},
+        "sha256": source.sha256,
+        "source": dict(source.texts),
+        "execution": {"on": type(on).__name__.lower(), **dataclasses.asdict(on)},
+        "warm": warm.collect(study, store, uri),
+        "track": track if track is None else redact(track),
+    }
+    with leaving(), tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
+        stage = stage_of(study, on, source, kept)  # what no node can hold is refused before anything is written
+        try:
+            slots = _slots(study, slots, stage)
+            document["execution"]["slots"] = slots
+            folder = folders.create(store, study.name, document)
+            with folder.locked():
+                return Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage, writer).work()
+        finally:
+            stage.close()
+
+
+def resume(
+    run: str,
+    *,
+    store: str | Path = "runs",
+    study: Study | None = None,
+    on: On | None = None,
+    track: str | None = None,
+    slots: int | None = None,
+    watch: Watch | None = None,
+    new_code: bool = False,
+    more: int = 0,
+) -> Result:
+    """Go on with a run where its record ends; a finished one gives its result again.
+
+    Args:
+        run: its id (or the beginning or end of it), or its folder.
+        store: directory of runs.
+        study: needed where the run was not begun from a file.
+        on: where to compute; by default as the run began.
+        track: MLflow tracking URI; by default as the run began.
+        slots: trials at work at a time; by default as the run began.
+        watch: who looks on.
+        new_code: take the study's file as it is now, though it changed.
+        more: trials to add, to a finished run too.
+
+    Raises:
+        BadInput: no such run; StudyChanged: the file changed; RunLocked: another driver is at work on it.
+    """
+    watch = watch or Quiet()
+    store = Path(store)
+    folder = folders.find(store, run)
+    document = folder.document()
+    uri = uri_of(tracking.restore(document["track"] if track is None else track), folder.path.parent)
+    tracking.check_uri(uri)
+    if more < 0:
+        raise BadInput(f"{folder.run_id}: {more} more trials; give a whole number from 1 on")
+    with leaving(), folder.locked():
+        history = histories.replay(folder.events())
+        if not more and history.result is not None and history.status in ENDED:
+            standing = None if uri == "none" else tracking.sync(folder.path, uri)
+            if standing is not None and standing.problem:
+                watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
+            return Result(folder.path, history.result)
+        study, source = reload(folder, study, new_code=new_code)
+        on = on or declared(document["execution"])
+        kept = _check(study, on)
+        _check_slots(slots)
+        slots = slots or document["execution"].get("slots", 1)
+        _check_window(folder, slots)
+        if more:
+            study = _extend(folder, study, more)
+        return Session(study, folder, on, uri, watch, None, slots, source, kept).work()
+
+
+def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = False) -> tuple[Study, Source]:
+    """The study that a run is of, imported again from where it was.
+
+    Raises:
+        BadInput: it was not begun from a file and no study is given, or the file is gone.
+        StudyChanged: the source or the configuration differs from the recorded one.
+    """
+    document = folder.document()
+    if document["file"] is None:
+        if study is None:
+            raise BadInput(
+                f"{folder.run_id}: begun from Python, not from a file; give resume(..., study=...) the study"
+            )
+        source = Source(None, "", {})
+    else:
+        study, source = sources.load(f"{document['file']}:{document['object']}")
+        if not new_code:
+            sources.check_unchanged(document["source"], source.texts)
+    study = changed(study, document["changes"])
+    if not new_code and json.loads(json.dumps(study.config())) != document["settings"]["config"]:
+        now, then = study.config(), document["settings"]["config"]
+        paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path))
+        raise StudyChanged(f"the study is not the one that the run began with: {', '.join(paths)} differ")
+    return study, source
+
+
+def _extend(folder: RunFolder, study: Study, more: int) -> Study:
+    """The study with more trials, also for whoever resumes it later."""
+    if study.budget is None:
+        raise BadInput(f"{folder.run_id}: it has no number of trials that could be raised; {study.name} ends by itself")
+    document = folder.document()
+    longer = dataclasses.replace(study, trials=study.budget + more)
+    over = _over(folder, longer)
+    if over:
+        raise BadInput(
+            f"{folder.run_id}: {over}, so more trials would change nothing; change that in the study and extend it with"
+            " --new-code"
+        )
+    document["changes"]["--trials"] = document["settings"]["trials"] = longer.trials
+    folder.change(document)
+    return longer
+
+
+def _over(folder: RunFolder, study: Study) -> str:
+    """What ends a study whatever its number of trials, if it has."""
+    if study.seconds is not None and results.times(folder)[0] >= study.seconds:
+        return f"its time, {study.seconds:g} s, is over"
+    began = journal.started(folder.journal)
+    history = History()
+    decisions = Decisions(
+        study, history, warm=warm.restore(folder.document().get("warm", [])), window=began.window if began else 0
+    )
+    for event in folder.events():
+        history.take(event)
+        decisions.take(event)
+    return decisions.over
+
+
+def _check_window(folder: RunFolder, slots: int) -> None:
+    began = journal.started(folder.journal)
+    if began is not None and began.window and began.window != slots:
+        raise BadInput(
+            f"{folder.run_id}: a deterministic study keeps the slots it began with, {began.window}; leave --slots out"
+            f" (workers may change)"
+        )
+
+
+def changed(study: Study, changes: Mapping[str, Any]) -> Study:
+    """The study with the values of `--set`, `--seed` and `--trials` in place."""
+    for path, value in changes.items():
+        if path in ("--seed", "--trials"):
+            study = dataclasses.replace(study, **{path[2:]: value})
+        else:
+            study = study.set(path, value)
+    return study
+
+
+def _check_slots(slots: int | None) -> None:
+    if slots is not None and slots < 1:
+        raise BadInput(f"--slots {slots}: give how many trials may be at work at a time, from 1 on")
+
+
+def _slots(study: Study, slots: int | None, stage: Stage) -> int:
+    """Trials at work at a time."""
+    if slots is not None:
+        return slots
+    return getattr(study.search, "members", 1) if study.spreads else stage.room
+
+
+def _check(study: Study, on: On) -> dict[Any, Any]:
+    """What can be known to be wrong before anything starts; what was built for that, for the first trial's use."""
+    kept: dict[Any, Any] = {}
+    Decisions(study, History()).next(1)  # the search is asked once: a condition may refuse everything
+    if study.isolation == "process" and (study.spreads or isinstance(on, Inline)):
+        where = "it spreads its work from the driver" if study.spreads else "trials run in this process (--workers 0)"
+        raise BadInput(f"Study {study.name}: isolation='process' gives each trial a process of its own, but {where}")
+    try:
+        config = study.build(spaces.complete(study.space, {}))
+    except BadInput:
+        raise
+    except Exception as error:
+        if study.parameters:  # the class refuses the middle of the space; elsewhere it need not
+            return kept
+        raise BadInput(f"Study {study.name}: {type(error).__name__}: {error}; give the space other values") from error
+    check = getattr(study.objective, "check", None)
+    if check is not None:
+        with torch.random.fork_rng(devices=[]):
+            check(config, Run(study.key.child("trial", 0).integer(), 0, study.key, kept=kept))
+    if study.parameters:  # what was built is of the middle of the space, and the first trial is elsewhere
+        kept.clear()
+    return kept
+
+
+def uri_of(track: str | None, store: Path) -> str:
+    """The tracking URI: the store's own database unless one is named."""
+    return f"sqlite:///{(store / 'mlflow.db').resolve()}" if track is None else track
+
+
+def declared(document: Mapping[str, Any]) -> On:
+    """Where a run was begun, from its document's `execution`."""
+    values = {name: value for name, value in document.items() if name not in ("on", "slots")}
+    kinds: dict[str, type[On]] = {"inline": Inline, "ray": Ray, "tune": Tune}
+    return kinds[document["on"]](**values)

@@ -1,0 +1,125 @@
+"""Where does a study come from: which file, which neighbours, unchanged since the run began?"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from bilevel.errors import BadInput, StudyChanged
+from bilevel.study.study import Study
+
+_imported: list[str] = []  # modules of the study that was imported last
+_LIBRARIES = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study's code as it was imported: the file, the name in it, and the text of the file and its neighbours."""
+
+    file: Path | None
+    name: str
+    texts: Mapping[str, str]
+    """Path relative to the file's folder -> text."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all the texts, by name."""
+        sha = hashlib.sha256()
+        for path, text in sorted(self.texts.items()):
+            sha.update(f"{path}\0{text}\0".encode())
+        return sha.hexdigest()
+
+
+def load(spec: str) -> tuple[Study, Source]:
+    """The study that `FILE[:NAME]` names (NAME is `study` unless given), and its source.
+
+    Raises:
+        BadInput: no such file, no such study in it, or a file that raises when imported (its own line is named).
+    """
+    path, _, name = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise BadInput(f"{path}: no such file; give the path of a study, such as search_spaces/sinusoid_maml.py")
+    module = _run(file)
+    study = getattr(module, name or "study", None)
+    if not isinstance(study, Study):
+        others = [n for n, value in vars(module).items() if isinstance(value, Study)]
+        hint = (
+            f"it has {', '.join(others)}: run {path}:{others[0]}" if others else "it must end in `study = Study(...)`"
+        )
+        raise BadInput(f"{path}: no study named {name or 'study'!r}; {hint}")
+    return study, Source(file, name or "study", _texts(file))
+
+
+def check_unchanged(recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Compare the sources that a run began with and those of today.
+
+    Raises:
+        StudyChanged: they differ; the message shows the changed lines.
+    """
+    if dict(recorded) == dict(now):
+        return
+    lines: list[str] = []
+    for path in sorted({*recorded, *now}):
+        before, after = recorded.get(path, "").splitlines(), now.get(path, "").splitlines()
+        lines += difflib.unified_diff(before, after, f"{path} (recorded)", f"{path} (now)", n=0, lineterm="")
+    raise StudyChanged(
+        "the study's source changed since the run began; put it back, or take the new one with --new-code:\n"
+        + "\n".join(lines[:40])
+    )
+
+
+def _run(file: Path) -> ModuleType:
+    for name in _imported:  # another study's neighbours, or this one's before they were edited
+        sys.modules.pop(name, None)
+    name = f"bilevel_study_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    before = set(sys.modules)
+    sys.modules[name] = module  # so that its classes can be found, and pickled by value for the workers
+    folder = str(file.parent)
+    sys.path.insert(0, folder)  # a study may import its neighbours
+    try:
+        spec.loader.exec_module(module)
+    except BadInput as error:
+        raise type(error)(f"{_line(file, error)}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises: one message with her own line
+        raise BadInput(f"{_line(file, error)}: {type(error).__name__}: {error}") from error
+    finally:
+        # For later imports, but behind the libraries: a study in `ray.py` must not pass for Ray.
+        sys.path[:] = [*(entry for entry in sys.path if entry != folder), folder]
+        new = [n for n in sys.modules if n not in before]
+        _imported[:] = [n for n in new if n == name or _below(sys.modules[n], file.parent)]
+    return module
+
+
+def _line(file: Path, error: BaseException) -> str:
+    """`file:line` of the study's own last line in the traceback."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    own = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+    return f"{file}:{own[-1]}" if own else str(file)
+
+
+def _below(module: ModuleType, folder: Path) -> bool:
+    """Whether a module is a neighbour: a file below the folder, and neither of a library nor ours."""
+    file = getattr(module, "__file__", None)
+    if not file or module.__name__.partition(".")[0] in ("bilevel", "__main__"):
+        return False
+    path = Path(file)
+    return path.is_relative_to(folder) and not any(path.is_relative_to(library) for library in _LIBRARIES)
+
+
+def _texts(file: Path) -> dict[str, str]:
+    files = {Path(str(sys.modules[name].__file__)) for name in _imported}
+    return {str(f.relative_to(file.parent)): f.read_text(encoding="utf-8") for f in sorted(files) if f.suffix == ".py"}

@@ -1,0 +1,322 @@
+"""What happens to a trial inside the process that it runs in?"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import random
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsFloat
+
+import numpy as np
+import torch
+
+from bilevel import space as spaces
+from bilevel import trees
+from bilevel.episodes import Key
+from bilevel.errors import BilevelError, TrialFailed
+from bilevel.execute.callbacks import Lingers, as_generator
+from bilevel.execute.output_capture import Descriptors, Printed, Streams
+from bilevel.space import Space
+from bilevel.study.events import Completed, Order, Raised, Report, Run, Tree, Units
+
+log = logging.getLogger(__name__)
+
+RANDOM = "bilevel.random"
+"""In a state that is kept: the global random generators as they were."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What of a study is needed to run its trials, wherever they run; it travels once."""
+
+    objective: Callable[..., Any]
+    space: Space
+    key: Key
+    metric: str
+    minimize: bool
+    copies: bool = True
+    """States are copied when they are reported: the objective may go on to change them in place."""
+
+    def host(self, order: Order, cache: dict[Any, Any], *, echo: bool = False, alone: bool = False) -> Hosted:
+        """An attempt, ready to begin; see `Hosted`."""
+        with _seeded(order.seed, alone=alone):  # a configuration may be a network
+            config = spaces.build(spaces.settle(self.space, order.point))
+        if self.space.target is dict:
+            config = {**order.point, **config}  # values that the objective is going to ask for by itself
+        state = None if order.state is None else {n: part for n, part in order.state.items() if n != RANDOM}
+        run = Run(order.seed, order.trial, self.key, state, kept=cache)
+        hosted = Hosted(
+            self.objective,
+            config,
+            run,
+            metric=self.metric,
+            searched=bool(order.point),
+            copies=self.copies,
+            echo=echo,
+            alone=alone,
+        )
+        if order.state is not None and RANDOM in order.state:
+            hosted.restore(order.state[RANDOM])
+        return hosted
+
+
+class Hosted:
+    """A trial at work: its generator, the global random generators as they are for it, and what it prints.
+
+    `random`, `numpy.random` and torch's default generator are seeded by the trial's seed, so that code that uses them
+    gives the same numbers on a worker that has run other trials before.
+    """
+
+    def __init__(
+        self,
+        objective: Callable[..., Any],
+        config: Any,
+        run: Run,
+        *,
+        metric: str = "",
+        searched: bool = False,
+        copies: bool = True,
+        echo: bool = False,
+        alone: bool = False,
+    ) -> None:
+        """Nothing of the objective runs yet.
+
+        Args:
+            objective: a generator, or a function that calls `run.report` or returns its result.
+            config: its configuration.
+            run: what it is given beside it.
+            metric: what a number that it returns is called.
+            searched: values were chosen by a search; if they are bad input, it is this trial alone that fails.
+            copies: states are copied when they are reported.
+            echo: what it prints goes to standard error, too.
+            alone: this process is for trials; nothing else needs its random generators as they were.
+        """
+        self.run = run
+        self.state: Tree | None = run.state
+        self.state_step = 0
+        self._last = -1
+        self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
+        self._searched, self._copies, self._alone = searched, copies, alone
+        self._inside = self._ended = self._lingers = self._inference = False
+        self._printed: Printed = Descriptors() if alone else Streams(sys.stderr if echo else None)
+        self._random: _Random | None = None
+        self._settings: tuple[Any, ...] | None = None
+
+    def advance(self, answer: Any) -> Report | Units | Completed | Raised:
+        """Let the objective go on to its next report, its units, or its end.
+
+        Raises:
+            BilevelError: the run's trouble (a full disk, no cluster, bad input), not the trial's.
+        """
+        with self.at_work(), self._printed.taken():
+            self._ended = True
+            try:
+                said: Any = self._generator.send(answer)
+            except StopIteration:
+                return Completed()
+            except TrialFailed as error:
+                return Raised(str(error))
+            except BilevelError as error:
+                if not self._searched:
+                    raise
+                return raised(error)
+            except BaseException as error:  # the user's code: whatever it raises ends this trial alone
+                if not self._alone and not isinstance(error, Exception | SystemExit):
+                    raise  # Ctrl-C, in the driver
+                return Completed(pruned=True) if _is_pruned(error) else raised(error)
+            self._ended = False
+            said, problem = self._fit(said)
+            if problem is not None:
+                self._leave()
+                return Raised(problem)
+        if isinstance(said, Report):
+            self._last = said.step
+            if said.state is not None:
+                self.state, self.state_step = said.state, said.step
+            return said
+        units: Units = said
+        return units
+
+    def kept(self) -> Tree | None:
+        """The newest state as it is to be kept: with the random generators, where the objective may use them."""
+        if self.state is None or self._random is None or not self._copies:
+            return self.state
+        return {**self.state, RANDOM: self._random.tree()}
+
+    def restore(self, random_: Tree) -> None:
+        """Let the random generators go on from where they were."""
+        self._random = _Random.of(random_)
+
+    def output(self) -> str:
+        """What it has printed since the last call."""
+        return self._printed.collect()
+
+    def close(self) -> bool:
+        """End the objective where it stands; whether nothing of it is at work any more."""
+        if not self._ended:
+            with self.at_work(), self._printed.taken():
+                self._leave()
+        return not self._lingers
+
+    def _leave(self) -> None:
+        try:
+            self._generator.close()
+        except Lingers:
+            self._lingers = True
+        except Exception as error:  # noqa: BLE001 the user's code on its way out, when its trial has been judged
+            log.warning("trial %d, when it was stopped: %s: %s", self.run.trial, type(error).__name__, error)
+
+    def _fit(self, said: Any) -> tuple[Any, str | None]:
+        """What an objective yields, its state as it can be kept; or what is wrong with it."""
+        if isinstance(said, Units):
+            return said, None
+        if not isinstance(said, Report):
+            return said, f"yielded a {type(said).__name__}; it takes Report(...) or Units(...)"
+        if isinstance(said.step, np.integer):
+            said = dataclasses.replace(said, step=int(said.step))
+        if not isinstance(said.step, int) or said.step <= self._last:
+            return said, f"step {said.step!r} reported after step {self._last}; steps are whole numbers that grow"
+        if not isinstance(said.metrics, Mapping):
+            return said, f"step {said.step}: metrics are a {type(said.metrics).__name__}; they take numbers by name"
+        for name, value in said.metrics.items():
+            if not isinstance(name, str):
+                return said, f"step {said.step}: metric {name!r} is named by a {type(name).__name__}; names are text"
+            if not _is_number(value):
+                return said, f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
+        if said.state is None:
+            return said, None
+        if not isinstance(said.state, dict):
+            return said, f"step {said.step}: state is a {type(said.state).__name__}; it takes a dict of what is kept"
+        try:
+            return dataclasses.replace(said, state=trees.storable(said.state, copy=self._copies)), None
+        except TypeError as error:
+            return said, f"step {said.step}: state cannot be kept: {error}"
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within: the process's random generators and torch's settings are the trial's."""
+        if self._inside:
+            yield
+            return
+        self._inside = True
+        before, settings = None if self._alone else _Random.here(), _settings()
+        if self._random is None:
+            _seed(self.run.seed)
+        else:
+            self._random.apply()
+        try:
+            with torch.inference_mode(self._inference):  # it cannot be set, only entered
+                _set(*(self._settings or settings))
+                try:
+                    yield
+                finally:
+                    self._inside, self._inference = False, torch.is_inference_mode_enabled()
+                    if not self._ended or self.state is not None:
+                        self._random, self._settings = _Random.here(), _settings()
+        finally:
+            if before is not None:
+                before.apply()
+            _set(*settings)
+
+
+def _is_number(value: Any) -> bool:
+    if not isinstance(value, SupportsFloat) or isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers
+        return False
+    return True
+
+
+def _is_pruned(error: BaseException) -> bool:
+    """Whether it is `optuna.TrialPruned`; Optuna is not imported for that."""
+    return any(kind.__name__ == "TrialPruned" for kind in type(error).__mro__)
+
+
+def plain(report: Report) -> Report:
+    """A report as it travels: plain numbers, no state."""
+    metrics = {name: float(value) for name, value in report.metrics.items()}
+    return Report(report.step, metrics, found=report.found)
+
+
+def raised(error: BaseException) -> Raised:
+    """An exception as text."""
+    return Raised(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+
+class _Random:
+    """The states of the process's global random generators."""
+
+    def __init__(self, python: Any, numpy: Any, torch_: torch.Tensor) -> None:
+        self._states = python, numpy, torch_
+
+    @classmethod
+    def here(cls) -> _Random:
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+    def tree(self) -> Tree:
+        """As it is kept."""
+        (version, words, gauss), numpy, torch_ = self._states
+        named = {"name": numpy[0], "words": torch.tensor(numpy[1].astype(np.int64)), "rest": list(numpy[2:])}
+        python = {"version": version, "words": torch.tensor(words), "gauss": gauss}
+        return {"python": python, "numpy": named, "torch": torch_}
+
+    @classmethod
+    def of(cls, tree: Tree) -> _Random:
+        """As it was."""
+        python, named = tree["python"], tree["numpy"]
+        words = tuple(int(word) for word in python["words"])
+        numpy = (named["name"], named["words"].numpy().astype(np.uint32), *named["rest"])
+        # A copy: torch takes no state from the middle of a buffer, where a tensor that has travelled may lie.
+        return cls((python["version"], words, python["gauss"]), numpy, tree["torch"].clone())
+
+    def apply(self) -> None:
+        python, numpy, torch_ = self._states
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torch_)
+
+
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),  # `with torch.no_grad():` around a yield is common
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+)
+"""What of torch holds for the whole process (or thread): how to read it and how to set it."""
+
+
+def _settings() -> tuple[Any, ...]:
+    return tuple(read() for read, _ in _SETTINGS)
+
+
+def _set(*values: Any) -> None:
+    for (read, write), value in zip(_SETTINGS, values, strict=True):
+        if read() != value:
+            write(value)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, *, alone: bool) -> Iterator[None]:
+    before = None if alone else _Random.here()
+    _seed(seed)
+    try:
+        yield
+    finally:
+        if before is not None:
+            before.apply()
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)

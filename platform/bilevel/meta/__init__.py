@@ -1,0 +1,5 @@
+"""Meta-training: tasks, an inner rule and outer movement, as an objective like any other."""
+
+from bilevel.meta.objective import MetaTraining, meta_train
+
+__all__ = ["MetaTraining", "meta_train"]

@@ -1,0 +1,263 @@
+"""How is a model trained to adapt? Episodes in, adapted by the inner rule, moved by the outer loop: `meta_train`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.episodes import Key, Tasks
+from bilevel.errors import BadInput, TrialFailed
+from bilevel.meta.learned import Plan, Values, check_fits, prepare
+from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, shards
+from bilevel.study.events import Report, Run, Tree, Units
+
+EXHIBITED = 3  # test tasks whose predictions are kept for the figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaTraining:
+    """The configuration of `meta_train`.
+
+    Args:
+        tasks: a distribution over tasks (`bilevel.tasks`, or any object with `episode(split, key)`).
+        rule: how a model adapts to a task, with what is `Learned` (`bilevel.inner`).
+        steps: outer steps.
+        adaptations: inner steps (of all tasks, all outer steps) after which it ends, if that is sooner: with a searched
+            `rule.steps`, more inner steps then do not win by costing more.
+        episodes: tasks per outer step.
+        test_tasks: further test distributions by name; their metrics are `test/NAME/...`.
+        test_steps: inner steps at test; by default the rule's.
+        test_episodes: tasks to test on.
+        validate_every: outer steps between validations; by default a twentieth of the run.
+        validate_episodes: tasks to validate on, the same ones every time.
+        unit: episodes computed side by side in one unit of work; by default chosen from the size of the network. It
+            decides how the work can be spread and, in the last bits, the result; the number of workers never does.
+    """
+
+    tasks: Tasks
+    rule: Any
+    steps: int
+    episodes: int = 32
+    adaptations: int | None = None
+    test_tasks: Mapping[str, Any] = field(default_factory=dict)
+    test_steps: int | None = None
+    test_episodes: int = 600
+    validate_every: int | None = None
+    validate_episodes: int = 200
+    unit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "episodes", "test_episodes", "validate_episodes"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"MetaTraining: {name} is {getattr(self, name)}; it takes at least 1")
+        for name in ("test_steps", "validate_every", "unit", "adaptations"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise BadInput(
+                    f"MetaTraining: {name} is {getattr(self, name)}; it takes at least 1, or null for the default"
+                )
+        for name in ("adapt", "evaluate"):
+            if not callable(getattr(self.rule, name, None)):
+                raise BadInput(f"MetaTraining: rule {type(self.rule).__name__} has no {name}(); see bilevel.inner.Rule")
+        for name, tasks in {"tasks": self.tasks, **{f"test_tasks.{n}": t for n, t in self.test_tasks.items()}}.items():
+            if not callable(getattr(tasks, "episode", None)):
+                raise BadInput(f"MetaTraining: {name} {type(tasks).__name__} has no episode(split, key)")
+
+    def done(self, step: int, adaptations: int) -> float:
+        """The fraction of the run that is behind after so many outer steps and adaptations."""
+        by_cost = adaptations / self.adaptations if self.adaptations else 0.0
+        return min(1.0, max(step / self.steps, by_cost))
+
+    @property
+    def judged_steps(self) -> int:
+        """Inner steps at test."""
+        return self.test_steps or int(self.rule.steps)
+
+    @property
+    def validated_every(self) -> int:
+        """Outer steps between validations."""
+        return self.validate_every or max(1, self.steps // 20)
+
+    def check(self) -> None:
+        """Ask the task distributions whether they can draw episodes.
+
+        Raises:
+            BadInput, MissingData: they cannot; the message says why and what to do.
+        """
+        for tasks in (self.tasks, *self.test_tasks.values()):
+            if hasattr(tasks, "check"):
+                tasks.check()
+
+
+def plan(config: MetaTraining, run: Run) -> Plan:
+    """What a trial of this configuration learns and starts from; the same at every call.
+
+    Raises:
+        BadInput: the configuration does not fit together.
+    """
+    if not isinstance(config, MetaTraining):
+        raise BadInput(f"meta_train takes a MetaTraining; the space gives a {type(config).__name__}")
+    config.check()
+    example = config.tasks.episode("train", run.key.child("example"))
+    prepared = prepare(config.rule, example, run.key.child("trial", run.trial, "learned"))
+    for name, tasks in config.test_tasks.items():
+        try:
+            check_fits(prepared, tasks.episode("test", run.key.child("example")))
+        except BadInput as error:
+            raise BadInput(f"test_tasks.{name}: {error}") from error
+    return prepared
+
+
+def check(config: MetaTraining, run: Run) -> None:
+    """Make the plan before anything starts, so that what does not fit is known; `meta_train` then finds it made.
+
+    Raises:
+        BadInput: the configuration does not fit together.
+    """
+    run.cache(("plan", run.trial), lambda: plan(config, run))
+
+
+def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list[Tree], None]:
+    """Move what is learned, one outer step after another; validate now and then; test at the end with the best.
+
+    Reports `train/loss` (and metrics) at every step, `valid/...` at validations, `test/...@k` at the last step; with a
+    budget of them also `adaptations`, the inner steps so far.
+
+    Raises:
+        TrialFailed: a loss or a gradient is not finite.
+    """
+    ready: Plan = run.kept.pop(("plan", run.trial), None) or plan(config, run)
+    unit = config.unit or ready.unit(config.episodes)
+    train = TrainUnit(ready, config.tasks, run.key.child("trial", run.trial, "train"))
+    valid = JudgeUnit(ready, config.tasks, "valid", run.key.child("valid"), (int(ready.rule.steps),))
+    state: Tree = run.state or {"step": 0, "learned": ready.start, "movers": {name: {} for name in ready.start}}
+    cost, used = config.episodes * int(ready.rule.steps), int(state.get("adaptations", 0))
+    step = state["step"]
+    while step < config.steps and used < (config.adaptations or math.inf):
+        step, done = step + 1, config.done(step, used)
+        used += cost
+        last = step == config.steps or used >= (config.adaptations or math.inf)
+        results = yield Units(train, {"learned": state["learned"]}, shards(step, config.episodes, unit))
+        gradient, means = _reduce(results, config.episodes, step)
+        metrics = _in_units_of(config.tasks, means)
+        if config.adaptations is not None:
+            metrics["adaptations"] = used
+        state = {**state, "step": step, "adaptations": used, **_move(ready, state, gradient, done)}
+        if step % config.validated_every == 0 or last:
+            results = yield Units(valid, {"learned": state["learned"]}, shards(None, config.validate_episodes, unit))
+            judged = {
+                f"valid/{name}": float(v.double().mean()) for name, v in _join(results).items() if name != "cluster"
+            }
+            metrics |= _in_units_of(config.tasks, judged)
+            state = _keep_best(state, judged, step)
+        if last:
+            best = state["best"]["learned"]
+            metrics |= yield from _test(config, ready, run.key, best, unit)
+            exhibit = ExhibitUnit(ready, config.tasks, run.key.child("test", "tasks"), config.judged_steps)
+            shown = yield Units(exhibit, {"learned": best}, shards(None, EXHIBITED, EXHIBITED))
+            state = {**state, "last": state["learned"], "learned": best, "exhibit": shown[0]}
+        yield Report(step, metrics, state)
+
+
+meta_train.learns = ("rule",)  # type: ignore[attr-defined]
+meta_train.check = check  # type: ignore[attr-defined]
+
+
+def _reduce(results: list[Tree], episodes: int, step: int) -> tuple[Values, dict[str, float]]:
+    """Means over the outer step's episodes, added up in the order of the shards."""
+    total = results[0]
+    for result in results[1:]:
+        total = trees.add(total, result)
+    mean = trees.map_tensors(lambda tensor: tensor / episodes, total)
+    loss = float(mean["loss"])
+    flat = torch.cat([tensor.reshape(-1) for _, tensor in trees.leaves(mean["gradient"])])
+    if not math.isfinite(loss) or not bool(torch.isfinite(flat).all()):
+        what = f"train/loss is {loss}" if not math.isfinite(loss) else "the meta-gradient is not finite"
+        raise TrialFailed(f"step {step}: {what}; try a smaller rule.lr or outer rate, or clip=10.0 in the mover")
+    metrics = {f"train/{name}": float(value) for name, value in {"loss": mean["loss"], **mean["metrics"]}.items()}
+    return mean["gradient"], metrics
+
+
+def _move(ready: Plan, state: Tree, gradient: Values, done: float) -> Tree:
+    values: Values = {}
+    movers: dict[str, Any] = {}
+    for name, mover in ready.movers.items():
+        values[name], movers[name] = mover.move(
+            state["learned"][name], gradient[name], state["movers"][name], done=done
+        )
+    return {"learned": values, "movers": movers}
+
+
+def _keep_best(state: Tree, judged: Mapping[str, float], step: int) -> Tree:
+    """By validation accuracy where there are classes, else by loss; of equals, the earlier."""
+    score = judged.get("valid/accuracy", -judged["valid/loss"])
+    if not math.isfinite(score):
+        raise TrialFailed(f"step {step}: valid/loss is {judged['valid/loss']}; try a smaller rule.lr or outer rate")
+    if "best" in state and score <= state["best"]["score"]:
+        return state
+    return {**state, "best": {"score": score, "step": step, "learned": state["learned"]}}
+
+
+def _test(
+    config: MetaTraining, ready: Plan, key: Key, values: Values, unit: int
+) -> Generator[Report | Units, list[Tree], dict[str, float]]:
+    metrics: dict[str, float] = {}
+    steps = tuple(range(config.judged_steps + 1))
+    other = "batch" if getattr(ready.rule, "normalization", "batch") == "support" else "support"
+    for name, tasks in {"": config.tasks, **config.test_tasks}.items():
+        judge = JudgeUnit(ready, tasks, "test", key.child("test", name or "tasks"), steps, both=True)
+        results = yield Units(judge, {"learned": values}, shards(None, config.test_episodes, unit))
+        columns = _join(results)
+        clusters = columns.pop("cluster", None)
+        found: dict[str, float] = {}
+        for metric, column in columns.items():
+            kind, _, rest = metric.rpartition("/")
+            prefix = {"": "test", "baseline": "test", "other": f"test-{other}"}[kind] + (f"/{name}" if name else "")
+            for k in range(column.shape[1]):
+                mean, half = interval(column[:, k], clusters)
+                at = "" if kind == "baseline" else f"@{k}"
+                found[f"{prefix}/{rest}{at}"] = mean
+                found[f"{prefix}/{rest}_ci95{at}"] = half
+        metrics |= _in_units_of(tasks, found)
+    return metrics
+
+
+def interval(values: Tensor, clusters: Tensor | None = None) -> tuple[float, float]:
+    """Mean over episodes [episodes] and the half-width of its 95 % interval (Student's t).
+
+    Episodes of one cluster (a patient drawn again) are not independent: each cluster counts as one observation of its
+    mean then, weighted alike.
+    """
+    from scipy.special import stdtrit  # 13 MB that a worker, who imports this module too, never needs
+
+    sample = values.double().numpy()
+    if clusters is not None:
+        groups = clusters.numpy()
+        sample = np.array([sample[groups == group].mean() for group in np.unique(groups)])
+    if len(sample) < 2:
+        return float(sample.mean()), math.inf
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    return float(sample.mean()), float(stdtrit(len(sample) - 1, 0.975)) * error
+
+
+def _join(results: Iterable[Tree]) -> dict[str, Tensor]:
+    parts = list(results)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _in_units_of(tasks: Tasks, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Absolute errors in the user's units where the tasks scale their labels."""
+    scaling = getattr(tasks, "scaling", None)
+    scale = 1.0 if scaling is None else scaling.y_std
+    return {name: value * scale if _is_mae(name) else value for name, value in metrics.items()}
+
+
+def _is_mae(name: str) -> bool:
+    last = name.rpartition("/")[2].partition("@")[0].removesuffix("_ci95")
+    return last == "mae" or last.endswith("_mae")

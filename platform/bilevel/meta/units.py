@@ -1,0 +1,172 @@
+"""What is computed for a few episodes at once, on a worker or here? Pure functions of learned values and keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import episodes as episodes_
+from bilevel import trees
+from bilevel.batched import Network
+from bilevel.episodes import Batch, Episode, Key, Split, Tasks
+from bilevel.errors import BadInput
+from bilevel.inner.baselines import baselines
+from bilevel.meta.learned import Plan, Values
+from bilevel.study.events import Tree
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some consecutive episodes of an outer step (of the validation or test set where `step` is None)."""
+
+    step: int | None
+    first: int
+    last: int
+    """The first episode behind the shard."""
+
+    def __str__(self) -> str:
+        place = "" if self.step is None else f"step {self.step}, "
+        return f"{place}episodes {self.first} to {self.last - 1}"
+
+
+def shards(step: int | None, count: int, unit: int) -> tuple[Shard, ...]:
+    """`count` episodes cut into units of `unit`, as even as they come."""
+    parts = -(-count // unit)
+    edges = [count * part // parts for part in range(parts + 1)]
+    return tuple(Shard(step, first, last) for first, last in pairwise(edges))
+
+
+def draw(tasks: Tasks, split: Split, keys: list[Key], device: torch.device) -> Episode:
+    """The episodes of these keys side by side, on a device."""
+    drawn = [tasks.episode(split, key) for key in keys]
+    if not isinstance(drawn[0], Episode):
+        raise BadInput(
+            f"{type(tasks).__name__}.episode gives a {type(drawn[0]).__name__}; it takes an Episode(support, query)"
+        )
+    stacked: Episode = trees.to_device(episodes_.stack(drawn), device)
+    return stacked
+
+
+@dataclass(frozen=True)
+class TrainUnit:
+    """The meta-gradient of a shard: sums over its episodes of gradient, loss and metrics."""
+
+    plan: Plan
+    tasks: Tasks
+    key: Key
+    """Of the trial's training episodes."""
+
+    def __call__(self, shared: Tree, shard: Shard) -> Tree:
+        """`{"gradient": {field: {name: tensor}}, "loss": sum, "metrics": {name: sum}}`."""
+        values: Values = trees.map_tensors(lambda tensor: tensor.requires_grad_(), _fresh(shared["learned"]))
+        keys = [self.key.child(shard.step or 0, index) for index in range(shard.first, shard.last)]
+        episode = draw(self.tasks, "train", keys, _device(values))
+        rule = self.plan.rule
+        states = rule.adapt(self.plan.meta(values), episode.support, keys)
+        adapted = next(islice(states, rule.steps, None))
+        loss, metrics = rule.evaluate(adapted, episode.query, keys)
+        leaves = [(field, name, tensor) for field, tensors in values.items() for name, tensor in tensors.items()]
+        slopes = torch.autograd.grad(
+            loss.sum(), [tensor for _, _, tensor in leaves], allow_unused=True, materialize_grads=True
+        )
+        gradient: Values = {field: {} for field in values}
+        for (field, name, _), slope in zip(leaves, slopes, strict=True):
+            gradient[field][name] = slope
+        sums = {name: value.detach().sum() for name, value in metrics.items()}
+        return {"gradient": gradient, "loss": loss.detach().sum(), "metrics": sums}
+
+
+@dataclass(frozen=True)
+class JudgeUnit:
+    """Loss and metrics of a shard's episodes after 0, 1, 2, ... steps, the same episodes for every trial."""
+
+    plan: Plan
+    tasks: Tasks
+    split: Split
+    key: Key
+    steps: tuple[int, ...]
+    """The numbers of inner steps after which to judge, ascending."""
+    both: bool = False
+    """Judge under the other normalisation policy too, and by baselines."""
+
+    def __call__(self, shared: Tree, shard: Shard) -> Tree:
+        """`{metric: [episodes, len(steps)]}`; the other policy's under "other/", baselines under "baseline/"."""
+        values = _fresh(shared["learned"])
+        keys = [self.key.child(index) for index in range(shard.first, shard.last)]
+        episode = draw(self.tasks, self.split, keys, _device(values))
+        rule = self.plan.rule
+        rules = {"": rule} | ({"other/": self._other(rule)} if self.both and self._other(rule) else {})
+        found: dict[str, list[Tensor]] = {}
+        states = rule.adapt(self.plan.meta(values), episode.support, None)
+        for step, adapted in enumerate(islice(states, max(self.steps) + 1)):
+            if step not in self.steps:
+                continue
+            for prefix, judge in rules.items():
+                with torch.no_grad():
+                    loss, metrics = judge.evaluate(adapted, episode.query, None)
+                for name, value in {"loss": loss, **metrics}.items():
+                    found.setdefault(prefix + name, []).append(value.detach())
+        result: Tree = {name: torch.stack(columns, 1) for name, columns in found.items()}
+        if self.both:
+            result |= {f"baseline/{name}": value.unsqueeze(1) for name, value in baselines(episode).items()}
+        cluster = getattr(self.tasks, "cluster", None)
+        if cluster is not None:
+            result["cluster"] = torch.tensor([cluster(self.split, key) for key in keys])
+        return result
+
+    @staticmethod
+    def _other(rule: Any) -> Any:
+        """The rule under the other normalisation policy, where that makes a difference."""
+        networks = [n for n in vars(rule).values() if isinstance(n, Network) and n.normalizes]
+        if not networks or not hasattr(rule, "normalization"):
+            return None
+        return dataclasses.replace(rule, normalization="support" if rule.normalization == "batch" else "batch")
+
+
+@dataclass(frozen=True)
+class ExhibitUnit:
+    """A few test tasks worth drawing, with the predictions after 0, 1, 2, ... steps."""
+
+    plan: Plan
+    tasks: Tasks
+    key: Key
+    steps: int
+
+    def __call__(self, shared: Tree, shard: Shard) -> Tree:
+        """`{"support", "query": {x, y}, "predictions": [episodes, steps + 1, samples, outputs]}`, or nothing."""
+        values = _fresh(shared["learned"])
+        keys = [self.key.child(index) for index in range(shard.first, shard.last)]
+        own = getattr(self.tasks, "exhibit", None)
+        rule = self.plan.rule
+        if own is not None:
+            episode = trees.to_device(episodes_.stack([own(key) for key in keys]), _device(values))
+        else:
+            episode = draw(self.tasks, "test", keys, _device(values))
+        if not isinstance(episode.support, Batch) or not hasattr(rule, "predict"):
+            return {}
+        states = rule.adapt(self.plan.meta(values), episode.support, None)
+        predictions = []
+        for adapted in islice(states, self.steps + 1):
+            with torch.no_grad():
+                predictions.append(rule.predict(adapted, episode.query.x))
+        shown: Tree = {"support": _plain(episode.support), "query": _plain(episode.query)}
+        shown["predictions"] = torch.stack(predictions, 1)
+        return shown
+
+
+def _plain(batch: Batch) -> Tree:
+    return {"x": batch.x, "y": batch.y} | ({} if batch.mask is None else {"mask": batch.mask})
+
+
+def _fresh(values: Values) -> Values:
+    copied: Values = trees.map_tensors(lambda tensor: tensor.detach().clone(), values)
+    return copied
+
+
+def _device(values: Values) -> torch.device:
+    return next(tensor.device for tensors in values.values() for tensor in tensors.values())

@@ -1,0 +1,143 @@
+"""What of a trial lies on disk besides the journal: checkpoints to go on from, what it printed, what it raised?"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from bilevel.errors import RecordDamaged, StoreFailed
+from bilevel.record import checkpoints
+from bilevel.record.folder import RunFolder
+from bilevel.study.events import Tree
+from bilevel.study.history import History, Trial
+
+BEST = 10
+"""Ended trials whose last checkpoint is kept: the best of a study."""
+LOG = 16_000_000
+"""Bytes of output kept of a trial."""
+
+
+class Shelf:
+    """The files of a run's trials, each configuration tried `repeats` times."""
+
+    def __init__(self, folder: RunFolder, repeats: int = 1) -> None:
+        self._folder = folder
+        self._repeats = repeats
+        self._best: list[_Rank] | None = None  # worst first: of configurations that have ended, with checkpoints
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def last(self, trial: Trial, history: History, say: Callable[[str], None]) -> tuple[int, Tree | None]:
+        """The newest checkpoint that is whole (or the donor's, if it has moved), and its step; else 0 and None.
+
+        Older ones serve where newer ones are damaged, and that is said.
+        """
+        number, kept = trial.number, trial.kept
+        if trial.moved is not None and not kept:
+            donor, step = trial.moved
+            number, kept = donor, {step: history.trials[donor].kept[step]}
+        for step, manifest in sorted(kept.items(), reverse=True):
+            path = checkpoints.folder(self._folder.path, number, step)
+            if not path.exists():  # pruned
+                continue
+            try:
+                return step, checkpoints.load(path, manifest)
+            except RecordDamaged as error:
+                say(f"{error}; an older checkpoint is used")
+        return 0, None
+
+    def keep(self, trial: int, step: int, state: Tree) -> str:
+        """Write a checkpoint; the SHA-256 of its manifest.
+
+        Raises:
+            StoreFailed: the disk is full or gone.
+        """
+        return checkpoints.save(checkpoints.folder(self._folder.path, trial, step), state)
+
+    def prune(self, trial: Trial) -> None:
+        """Delete what is not worth its space of a trial at work."""
+        checkpoints.prune(self._folder.path, trial.number, trial.kept, trial.best_step)
+
+    def ended(self, trial: Trial, history: History) -> None:
+        """A trial has ended: of all that have, only the best keep a checkpoint (a donor's may still be needed).
+
+        A configuration with several seeds counts by their mean. A confirmation keeps none: the trial that it confirms
+        does.
+        """
+        if trial.confirms:
+            self._remove(trial.number)
+            return
+        group = self._ended(trial.group, history)
+        if group is None:
+            return
+        if self._best is None:  # an earlier driver's, too
+            firsts = (t.number for t in history.trials.values() if t.of is None and t.number != trial.group)
+            groups = (ended for first in firsts if (ended := self._ended(first, history)) is not None)
+            self._best = [_rank(ended, history.minimize) for ended in groups]
+            heapq.heapify(self._best)
+        heapq.heappush(self._best, _rank(group, history.minimize))
+        while len(self._best) > BEST and all(history.trials[other].moved is None for other in history.running):
+            first = -heapq.heappop(self._best)[-1]
+            for number in range(first, first + self._repeats):
+                self._remove(number)
+
+    def _ended(self, first: int, history: History) -> list[Trial] | None:
+        """The trials of a configuration, if all have ended and one has a checkpoint."""
+        found = [history.trials.get(number) for number in range(first, first + self._repeats)]
+        group = [trial for trial in found if trial is not None and trial.state != "running"]
+        return group if len(group) == self._repeats and any(trial.kept for trial in group) else None
+
+    def _remove(self, trial: int) -> None:
+        shutil.rmtree(checkpoints.folder(self._folder.path, trial, 0).parent, ignore_errors=True)
+
+    # -- text ----------------------------------------------------------------------------------------------------------
+
+    def log(self, trial: int, text: str) -> None:
+        """Add to what a trial has printed.
+
+        Raises:
+            StoreFailed: the disk is full or gone.
+        """
+        path = self.log_of(trial)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                if file.tell() < LOG:
+                    file.write(text)
+        except OSError as error:
+            raise StoreFailed(f"{path}: cannot be written: {error.strerror}; free space, then resume") from error
+
+    def log_of(self, trial: int) -> Path:
+        """Where a trial's output lies, if it has printed anything."""
+        return self._folder.path / "logs" / f"trial-{trial:04d}.txt"
+
+    def traceback(self, trial: int, text: str) -> None:
+        """Keep what a trial raised.
+
+        Raises:
+            StoreFailed: the disk is full or gone.
+        """
+        path = self._folder.path / "errors" / f"trial-{trial:04d}.txt"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StoreFailed(f"{path}: cannot be written: {error.strerror}; free space, then resume") from error
+
+
+_Rank = tuple[int, float, bool, float, int]
+
+
+def _rank(group: list[Trial], minimize: bool) -> _Rank:
+    """How much a configuration's checkpoints are worth, ascending: as `History.leaders`, before confirmations."""
+    told = [trial for trial in group if trial.objective is not None and trial.state != "failed"]
+    failed = sum(trial.state == "failed" for trial in group)
+    if not told:
+        return -failed, -math.inf, False, -math.inf, -group[0].number
+    mean = sum(float(trial.objective or 0.0) for trial in told) / len(told)
+    violation = sum(trial.violation for trial in told) / len(told)
+    complete = all(trial.state == "completed" for trial in told)
+    return -failed, -violation, complete, -mean if minimize else mean, -group[0].number

@@ -1,0 +1,64 @@
+"""How does a trial end: with which objective, within the study's limits, or failed and why?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from bilevel.study.events import Completed, Ended
+from bilevel.study.history import Trial
+from bilevel.study.study import Study
+
+WORST = 1e9
+"""The violation of a limit on a metric that is not known."""
+
+
+def returned(trial: Trial, end: Completed) -> tuple[str, str | None]:
+    """The state of a trial whose objective has returned, and why, if it is not completed."""
+    if end.pruned:
+        return "stopped", "it pruned itself"
+    if _untrained(trial):
+        return "stopped", "it moved at its end, and trained no further"
+    return "completed", None
+
+
+def _untrained(trial: Trial) -> bool:
+    """Whether it is a member of a population whose present values were never trained with."""
+    return 0 < trial.since == trial.step
+
+
+def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:
+    """How a trial ends; one that never reported an objective, or one that is not finite, has failed."""
+    metrics: Mapping[str, float] = trial.metrics
+    values: list[float | None] = [metrics.get(name) for name in study.objectives]
+    if state == "stopped" and _untrained(trial):  # what it shows is its donor's
+        return Ended(trial.number, state, trial.step, None, reason, learned)
+    if study.value == "best" and trial.best is not None:
+        values[0] = trial.best
+    for name, value in zip(study.objectives, values, strict=True):
+        if state == "completed" and value is None:
+            known = ", ".join(sorted(metrics)) or "nothing"
+            state, reason = "failed", f"never reported {name!r}; it reported {known}"
+        elif value is not None and not math.isfinite(value):
+            state, reason = "failed", reason or f"step {trial.step}: {name} is {value}"
+    if state == "failed":
+        return Ended(trial.number, state, trial.step, None, reason, learned)
+    if study.value == "best":  # limits hold where the objective was found
+        metrics = {**metrics, **trial.best_metrics}
+    missing = next((name for name in study.limits if name not in metrics), None)
+    if missing is not None and state == "completed":
+        known = ", ".join(sorted(metrics)) or "nothing"
+        return Ended(
+            trial.number, "failed", trial.step, None, f"never reported {missing!r}; it reported {known}", learned
+        )
+    several = tuple(float(value) for value in values if value is not None) if len(values) > 1 else ()
+    several = several if len(several) == len(values) else ()
+    return Ended(
+        trial.number, state, trial.step, values[0], reason, learned, several, min(excess(study, metrics), WORST)
+    )
+
+
+def excess(study: Study, metrics: Mapping[str, float]) -> float:
+    """By how much results break the study's limits, summed; infinite if one that is limited is not known."""
+    over = (metrics.get(name, math.nan) - bound for name, bound in study.limits.items())
+    return sum((math.inf if math.isnan(by) else max(0.0, by) for by in over), 0.0)

@@ -1,5 +1,0 @@
-"""Meta-training: tasks, an inner rule and outer movement, as an objective like any other."""
-
-from bilevel.training.objective import MetaTraining, meta_train
-
-__all__ = ["MetaTraining", "meta_train"]

@@ -1,0 +1,209 @@
+"""How does a search, or one of its trials, read as text?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from bilevel.figures import Search, summary
+from bilevel.figures.chart import distinct, number, short, shown
+from bilevel.figures.importance import Importance, importance
+from bilevel.figures.search import Array
+from bilevel.figures.values import ordered
+from bilevel.figures.views import incumbents
+from bilevel.space.dimensions import Parameter
+
+LEADERS = 10  # rows of the table of the best
+BARS = 8  # parameters whose importance is shown
+REASONS = 5  # kinds of failures shown
+LETTERS = 16  # of a column's name
+SPARK = 48  # characters of a curve
+TAIL = 40  # lines of a trial's output
+LEVELS = "▁▂▃▄▅▆▇█"
+
+
+class _Fitted:
+    """A renderable that is made for the width that there is."""
+
+    def __init__(self, make: Callable[[int], Table]) -> None:
+        self._make = make
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._make(options.max_width)
+
+
+# -- a search ----------------------------------------------------------------------------------------------------------
+
+
+def search(found: Search) -> Group:
+    """Counts, the best trials or the Pareto front, the course, what matters, and why trials failed."""
+    matters = importance(found)
+    parameters = ordered(found, matters)
+    parts: list[Any] = [_counted(found)]
+    course = _course(found)
+    parts += [course] if course is not None else []
+    if len(found.history.objectives) > 1:
+        rows = summary.front(found, parameters, 2 * LEADERS)
+        title = f"the Pareto front, {len(found.history.pareto())} trials"
+    else:
+        rows, title = summary.leaders(found, parameters, LEADERS), "the best trials"
+    if rows:
+        parts += [Text(), Text(title, style="italic"), _Fitted(lambda width: _leaders(found, rows, parameters, width))]
+    if matters is not None:
+        parts += [Text(), *_matters(matters)]
+    failures = summary.failures(found)
+    if failures:
+        parts += [Text(), Text("failures", style="italic"), _failed(failures)]
+    return Group(*parts)
+
+
+def _counted(found: Search) -> Text:
+    counts = [f"{n} {state}" for state, n in summary.counts(found).items() if n]
+    line = f"{len(found.history.trials)} trials: {', '.join(counts) or 'none begun'}"
+    line += f"; {summary.duration(found.seconds)} at work"
+    if len(found.sessions) > 1:
+        line += f" in {len(found.sessions)} sessions"
+    faults = sum(found.faults.values())
+    return Text(line + (f", {faults} fault{'s' * (faults > 1)} survived" if faults else ""))
+
+
+def _course(found: Search) -> Text | None:
+    ended = found.valued()
+    best = incumbents(found, ended) if len(ended) > 1 else np.empty(0)
+    known = best[np.isfinite(best)]
+    if not known.size or len(found.history.objectives) > 1:
+        return None
+    line = Text(f"best {found.metric} so far  ")
+    line.append(f"{number(known[0])} ", style="dim")
+    line.append(spark(best), style="cyan")
+    return line.append(f" {number(known[-1])}")
+
+
+def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Parameter], width: int) -> Table:
+    metrics = list(found.history.objectives) if len(found.history.objectives) > 1 else [found.metric]
+    fixed = ["trial", *distinct(metrics, LETTERS), "state", "step"]
+    names = [*fixed, *distinct([parameter.name for parameter in parameters], LETTERS)]
+    lines = [[short(cell, 28) for cell in _cells(row)] for row in rows]
+    widths = [2 + max(map(len, column)) for column in zip(names, *lines, strict=True)]
+    fit = [i for i in range(len(names)) if i < len(fixed) or sum(widths[: i + 1]) <= width]
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for index in fit:
+        table.add_column(Text(names[index]), justify="left" if names[index] == "state" else "right")
+    for index, line in enumerate(lines):
+        table.add_row(*(Text(line[i]) for i in fit), style="bold" if index == 0 else "")
+    return table
+
+
+def _cells(row: summary.Row) -> list[str]:
+    state = row.trial.state + (" (over a limit)" if row.trial.violation else "")
+    return [str(row.trial.number), *row.objectives, state, str(row.trial.step), *row.values]
+
+
+def _matters(found: Importance) -> list[Any]:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    widest = max((share.high for share in found.shares), default=1.0) or 1.0
+    for share in found.shares[:BARS]:
+        bar = "█" * round(24 * share.value / widest)
+        interval = f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+        table.add_row(Text(short(share.parameter.name, 30)), Text(bar, style="cyan"), Text(interval))
+    told = f"of {found.trials} trials" + ("" if found.step is None else f" at step {found.step}")
+    how = f"share of the variation, 80 % interval; permutation in a forest, {told}"
+    title = "what matters" if found.telling else "what matters: these trials do not tell"
+    return [Text(title, style="italic"), table, Text(how, style="dim")]
+
+
+def _failed(failures: Sequence[summary.Failure]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for failure in failures[:REASONS]:
+        reason = short(failure.reason, 160)
+        trials = Text(f"  trials {summary.numbers(failure.trials)}", style="dim")
+        table.add_row(Text(str(len(failure.trials))), Text(reason).append_text(trials))
+    if len(failures) > REASONS:
+        table.add_row("", Text(f"and {len(failures) - REASONS} more reasons", style="dim"))
+    return table
+
+
+# -- a trial -----------------------------------------------------------------------------------------------------------
+
+
+def trial(found: Search, number_: int, output: str = "") -> Group:
+    """Its state, configuration, attempts, metrics and curve, and the end of what it printed."""
+    one, track = found.history.trials[number_], found.tracks[number_]
+    head = f"trial {number_}: {one.state}, step {one.step}, seed {one.seed}"
+    parts: list[Any] = [Text(head, style="bold")]
+    if one.reason:
+        parts.append(Text(one.reason, style="red" if one.state == "failed" else "yellow"))
+    if one.of is not None:
+        parts.append(Text(f"{'confirms' if one.confirms else 'repeats'} trial {one.of} with another seed"))
+    if one.objective is not None:
+        values = one.values or (one.objective,)
+        names = list(found.history.objectives) or [found.metric]
+        parts.append(Text(", ".join(f"{name} {value:.6g}" for name, value in zip(names, values, strict=False))))
+    if one.violation:
+        parts.append(Text(f"breaks the study's limits by {number(one.violation)}", style="yellow"))
+    parts += [Text(), Text("configuration", style="italic"), _pairs({p: shown(v) for p, v in one.config.items()})]
+    if track.attempts:
+        parts += [Text(), Text("attempts", style="italic"), _attempts(found, number_)]
+    for move in track.moves:
+        parts.append(Text(f"step {move.step}: went on from trial {move.donor} with {brief(move.point)}"))
+    if one.metrics:
+        last = {name: f"{value:.6g}" for name, value in one.metrics.items()}
+        parts += [Text(), Text("metrics, as last reported", style="italic"), _pairs(last)]
+    curve = track.curve[np.isfinite(track.curve[:, 1])]
+    if len(curve) > 1:
+        line = Text(f"{found.metric} by step  ").append(f"{number(curve[0, 1])} ", style="dim")
+        parts.append(line.append(spark(curve[:, 1]), style="cyan").append(f" {number(curve[-1, 1])}"))
+    if output.strip():
+        lines = output.rstrip().splitlines()
+        title = "output" if len(lines) <= TAIL else f"output, the last {TAIL} of {len(lines)} lines"
+        parts += [Text(), Text(title, style="italic"), Text.from_ansi("\n".join(lines[-TAIL:]))]
+    return Group(*parts)
+
+
+def _attempts(found: Search, number_: int) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for index, attempt in enumerate(found.tracks[number_].attempts):
+        end = found.seconds if attempt.ended is None else found.clock(attempt.ended)
+        stay = summary.duration(max(0.0, end - found.clock(attempt.began)))
+        cells = (str(index + 1), attempt.worker or "this process", f"from step {attempt.step}", attempt.fate, stay)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _pairs(values: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for name, value in values.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+# -- in few characters -------------------------------------------------------------------------------------------------
+
+
+def brief(point: Mapping[str, Any], most: int = 72) -> str:
+    """A point on a line: `lr=0.014 width=397 act=gelu`, names by their ends where these differ."""
+    tails = [name.rpartition(".")[2] for name in point]
+    names = tails if len(set(tails)) == len(tails) else list(point)
+    text = " ".join(f"{short(n, 18)}={short(shown(v), 18)}" for n, v in zip(names, point.values(), strict=True))
+    return text if len(text) <= most else text[: most - 1].rsplit(" ", 1)[0] + " …"
+
+
+def spark(values: Array, width: int = SPARK) -> str:
+    """A curve as a line of blocks, with gaps; on a log scale where positive values span more than a decade."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return ""
+    if finite.min() > 0 and finite.max() > 10 * finite.min():
+        values, finite = np.log(np.where(values > 0, values, np.nan)), np.log(finite)
+    low, high = float(finite.min()), float(finite.max())
+    places = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
+    span = high - low or 1.0
+    return "".join(
+        " " if not np.isfinite(v) else LEVELS[min(int((v - low) / span * len(LEVELS)), len(LEVELS) - 1)]
+        for v in values[places].tolist()
+    )

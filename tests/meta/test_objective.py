@@ -1,0 +1,253 @@
+"""Does a meta-training learn, judge and fail as it says, for tasks and rules of one's own too?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from bilevel import SGD, Adam, Learned, MetaTraining, Space, Study, meta_train
+from bilevel.episodes import Batch, Episode, Key, Scaling, Split
+from bilevel.errors import BadInput
+from bilevel.inner import GradientDescent
+from bilevel.meta.objective import interval
+from bilevel.nets import mlp
+from bilevel.record.folder import RunFolder
+from bilevel.study.history import replay
+from bilevel.tasks import Sinusoid
+from support.tiny import finished, maml
+
+# -- intervals ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_students() -> None:
+    values = torch.tensor([0.2, 0.5, 0.9, 0.4, 0.6])
+    mean, half = interval(values)
+    low, high = stats.t.interval(0.95, 4, loc=0.52, scale=stats.sem(values.double().numpy()))
+    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-6)
+    assert mean == pytest.approx(0.52)
+
+
+def test_the_interval_of_two_by_hand() -> None:
+    assert interval(torch.tensor([0.0, 2.0])) == pytest.approx((1.0, 12.706204736))
+
+
+def test_one_episode_has_no_interval() -> None:
+    assert interval(torch.tensor([0.3]))[1] == math.inf
+
+
+def test_a_cluster_counts_once_however_often_it_is_drawn() -> None:
+    values, groups = torch.tensor([1.0, 3.0, 5.0, 5.0, 5.0, 8.0]), torch.tensor([7, 7, 2, 2, 2, 9])
+    assert interval(values, groups) == pytest.approx(interval(torch.tensor([2.0, 5.0, 8.0])))
+    again = torch.cat([values, values]), torch.cat([groups, groups])
+    assert interval(*again) == pytest.approx(interval(values, groups))
+    assert interval(torch.cat([values, values]))[1] < interval(values)[1]
+
+
+# -- a whole training --------------------------------------------------------------------------------------------------
+
+
+def test_what_a_meta_training_reports(tmp_path: Path) -> None:
+    result = finished(tmp_path, maml(test_steps=2, test_tasks={"short": Sinusoid(shots=2, queries=4)}))
+    assert result.status == "completed"
+    names = set(result.metrics)
+    at = {f"{metric}{ci}@{k}" for metric in ("loss", "mae") for ci in ("", "_ci95") for k in (0, 1, 2)}
+    flat = {f"{name}_mae{ci}" for name in ("mean_of_support", "ridge") for ci in ("", "_ci95")}
+    tests = {f"test/{name}" for name in at | flat} | {f"test/short/{name}" for name in at | flat}
+    assert names == {"train/loss", "train/mae", "valid/loss", "valid/mae"} | tests
+    assert result.document["episodes"] == 12
+    reported = [event for event in RunFolder(result.folder).events() if type(event).__name__ == "Reported"]
+    assert [event.step for event in reported] == [1, 2, 3, 4]
+    assert ["valid/loss" in event.metrics for event in reported] == [False, True, False, True]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A one-dimensional target, the same for all tasks: y is the sign of the split times 2."""
+
+    def episode(self, split: Split, key: Key) -> Episode:
+        y = torch.full((1, 1), 2.0)
+        return Episode(Batch(torch.ones(1, 1), y), Batch(torch.ones(1, 1), y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Still:
+    """A rule of one's own in ten lines: it does not adapt; what it predicts is the learned number itself."""
+
+    guess: float
+    steps: int = 1
+
+    def adapt(self, meta: dict[str, Any], support: Batch, keys: Any) -> Iterator[Tensor]:
+        while True:
+            yield meta["guess"]
+
+    def evaluate(self, adapted: Tensor, query: Batch, keys: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return (adapted - query.y.flatten(1)).square().mean(1) / 2, {}
+
+
+def own(steps: int = 5, lr: float = 0.5, **changes: Any) -> Study:
+    values = {"tasks": Flip(), "rule": Space(Still, guess=Learned(0.0, by=SGD(lr))), "episodes": 4, "unit": 2} | changes
+    space = Space(MetaTraining, steps=steps, test_episodes=2, validate_episodes=2, validate_every=1, **values)
+    return Study(name="own", objective=meta_train, minimize="valid/loss", space=space)
+
+
+def test_tasks_with_one_method_and_a_rule_of_ten_lines_follow_the_closed_form(tmp_path: Path) -> None:
+    """Curvature 1 and rate a: after k outer steps the number is 2 (1 - (1 - a)^k), whichever way episodes are cut."""
+    result = finished(tmp_path, own(steps=5, lr=0.5))
+    left = 2 * 0.5**5
+    assert result.metrics["valid/loss"] == pytest.approx(left**2 / 2)
+    assert result.metrics["train/loss"] == pytest.approx((2 * 0.5**4) ** 2 / 2)
+    assert result.metrics["test/loss@0"] == result.metrics["test/loss@1"] == pytest.approx(left**2 / 2)
+
+
+def test_it_tests_with_what_did_best_in_validation(tmp_path: Path) -> None:
+    """A rate of 2.5 diverges: every step is worse than the first."""
+    result = finished(tmp_path, own(steps=3, lr=2.5))
+    first = (2 * 1.5) ** 2 / 2
+    assert result.metrics["test/loss@1"] == pytest.approx(first)
+    assert result.metrics["valid/loss"] == pytest.approx((2 * 1.5**3) ** 2 / 2)
+
+
+@dataclass(frozen=True)
+class Broken(Flip):
+    """Labels that are not numbers from a draw on."""
+
+    def episode(self, split: Split, key: Key) -> Episode:
+        episode = super().episode(split, key)
+        if split == "train" and len(key.path) > 3 and key.path[-2] == 3:  # (..., step, index)
+            episode.support.y.fill_(math.nan)
+        return episode
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial_with_its_step(tmp_path: Path) -> None:
+    result = finished(tmp_path, own(tasks=Broken()))
+    assert result.status == "failed"
+    (trial,) = replay(RunFolder(result.folder).events()).trials.values()
+    assert trial.state == "failed"
+    assert trial.step == 2
+    assert trial.reason is not None
+    assert trial.reason.startswith("step 3: train/loss is nan; try a smaller rule.lr or outer rate")
+
+
+def test_a_unit_that_raises_fails_the_trial_with_its_name(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Raising(Flip):
+        def episode(self, split: Split, key: Key) -> Episode:
+            if split == "train" and key.path[-2:] == (2, 3):
+                raise ZeroDivisionError("by hand")
+            return super().episode(split, key)
+
+    result = finished(tmp_path, own(tasks=Raising()))
+    (trial,) = replay(RunFolder(result.folder).events()).trials.values()
+    assert trial.reason == "unit (step 2, episodes 2 to 3): ZeroDivisionError: by hand"
+    assert "by hand" in (result.folder / "errors" / "trial-0000.txt").read_text()
+
+
+# -- kinds of tasks ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which side of a random line through the origin is a point on?"""
+
+    def episode(self, split: Split, key: Key) -> Episode:
+        rng = key.child(split).numpy()
+        x = torch.from_numpy(rng.standard_normal((24, 2))).float()
+        y = (x @ torch.from_numpy(rng.standard_normal(2)).float() > 0).long()
+        y[:2] = torch.tensor([0, 1])
+        return Episode(Batch(x[:12], y[:12]), Batch(x[12:], y[12:]))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_binary_tasks_with_one_logit_or_two(outputs: int, tmp_path: Path) -> None:
+    init = Learned(Space(mlp, outputs=outputs, hidden=(8,)), by=Adam(1e-2))
+    rule = Space(GradientDescent, init=init, lr=Learned(0.5, by=Adam(1e-2)), steps=3)
+    study = maml(tasks=Sides(), rule=rule, test_episodes=40)
+    result = finished(tmp_path, study)
+    assert result.status == "completed"
+    assert 0.0 <= result.metrics["test/accuracy@0"] <= 0.7
+    assert result.metrics["test/accuracy@3"] > result.metrics["test/accuracy@0"] + 0.05
+    assert "test/nearest_neighbour_accuracy" in result.metrics
+
+
+def test_absolute_errors_are_in_the_users_units(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Scaled(Sinusoid):
+        scaling = Scaling((0.0,), (1.0,), 5.0, 10.0)
+
+    plain, scaled = finished(tmp_path, maml()), finished(tmp_path, maml(tasks=Scaled(shots=4, queries=4)))
+    for name in ("train/mae", "valid/mae", "test/mae@1", "test/mae_ci95@1", "test/ridge_mae"):
+        assert scaled.metrics[name] == pytest.approx(10 * plain.metrics[name])
+    assert scaled.metrics["test/loss@1"] == plain.metrics["test/loss@1"]
+
+
+def test_the_number_of_trials_does_not_change_the_tests_tasks(tmp_path: Path) -> None:
+    """All trials are judged on the same episodes: the ridge baseline, which learns nothing, is the same."""
+    result = finished(tmp_path, dataclasses.replace(maml(), trials=2))
+    trials = replay(RunFolder(result.folder).events()).trials
+    assert trials[0].metrics["test/ridge_mae"] == trials[1].metrics["test/ridge_mae"]
+    assert trials[0].metrics["train/loss"] != trials[1].metrics["train/loss"]
+
+
+# -- what cannot be trained --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"steps": 0}, "MetaTraining: steps is 0; it takes at least 1"),
+        ({"episodes": 0}, "MetaTraining: episodes is 0"),
+        ({"unit": 0}, "MetaTraining: unit is 0; it takes at least 1, or null for the default"),
+        ({"rule": 3.0}, "rule"),
+        ({"rule": object()}, r"rule object has no adapt\(\)"),
+        ({"tasks": object()}, r"tasks object has no episode\(split, key\)"),
+        ({"test_tasks": {"far": object()}}, r"test_tasks.far object has no episode"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_starts(
+    changes: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=match):
+        finished(tmp_path / "store", maml(**changes))
+    assert not (tmp_path / "store").exists()
+
+
+@dataclass(frozen=True)
+class Many:
+    """As many classes as asked for."""
+
+    ways: int
+
+    def episode(self, split: Split, key: Key) -> Episode:
+        y = torch.arange(self.ways)
+        x = torch.from_numpy(key.child(split).numpy().standard_normal((self.ways, 2))).float()
+        return Episode(Batch(x, y), Batch(x, y))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "match"),
+    [
+        (Many(5), r"test_tasks.far: rule.init: the network gives \[5, 3\] for 5 samples, the tasks have 5 classes"),
+        (Sinusoid(), r"test_tasks.far: rule.init: the network does not work on inputs \(10, 1\)"),
+    ],
+    ids=["ways", "shape"],
+)
+def test_test_tasks_that_the_learned_network_does_not_fit_are_named_at_once(
+    tasks: Any, match: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=match):
+        finished(
+            tmp_path, maml(tasks=Many(3), test_tasks={"far": tasks}, rule=Space(GradientDescent, init=mlp_learned()))
+        )
+
+
+def mlp_learned() -> Learned:
+    return Learned(mlp, by=Adam())

@@ -1,0 +1,72 @@
+"""Is what has become of the trials a function of the journal, and nothing else?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from bilevel.study.events import Asked, Ended, Event, Finished, Interrupted, Kept, Opened, Reported, Started
+from bilevel.study.history import History, fold, replay
+
+STARTED = Started("walk", "run", "loss", True, 3)
+
+
+def history(*events: Event, minimize: bool = True) -> History:
+    return replay([dataclasses.replace(STARTED, minimize=minimize), *events])
+
+
+def trial(number: int, objective: float | None, state: str = "completed") -> list[Event]:
+    return [Asked(number, {}, 1), Reported(number, 1, {"loss": objective or 0.0}), Ended(number, state, 1, objective)]
+
+
+def test_fold_keeps_the_last_value_of_each_metric_and_the_best_of_the_objective() -> None:
+    now = history(
+        Asked(0, {"steps": 5}, 11),
+        Reported(0, 1, {"loss": 3.0, "acc": 0.1}),
+        Reported(0, 2, {"loss": 1.0}),
+        Reported(0, 3, {"loss": math.nan}),
+        Reported(0, 4, {"loss": 2.0}),
+        Kept(0, 2, "m2"),
+        Kept(0, 4, "m4"),
+    ).trials[0]
+    assert (now.step, now.metrics, now.best, now.best_step) == (4, {"loss": 2.0, "acc": 0.1}, 1.0, 2)
+    assert now.kept == {2: "m2", 4: "m4"}
+    assert (now.state, now.seed, now.config) == ("running", 11, {"steps": 5})
+
+
+def test_the_best_of_a_maximized_metric_is_the_largest() -> None:
+    steps = [Reported(0, step, {"loss": value}) for step, value in enumerate([1.0, 3.0, 3.0, 2.0], 1)]
+    now = history(Asked(0, {}, 1), *steps, minimize=False).trials[0]
+    assert (now.best, now.best_step) == (3.0, 2)
+
+
+def test_fold_changes_nothing_in_place() -> None:
+    before = history(*trial(0, 1.0))
+    copy = dataclasses.replace(before, trials=dict(before.trials))
+    fold(before, Kept(0, 1, "m"))
+    fold(before, Asked(1, {}, 2))
+    assert before == copy
+
+
+def test_the_end_of_a_run_is_folded() -> None:
+    assert history(Interrupted("SIGINT")).status == "interrupted"
+    done = history(*trial(0, 1.0), Finished("completed", {"a": 1}))
+    assert (done.status, done.result) == ("completed", {"a": 1})
+    assert fold(done, Opened(0, "c", {}, "h")) == dataclasses.replace(done, workers=0)
+
+
+def test_the_best_trial_is_finite_not_failed_and_of_equals_the_first() -> None:
+    events = [
+        *trial(0, None, "failed"),
+        *trial(1, 2.0),
+        *trial(2, 1.0),
+        *trial(3, 1.0, "stopped"),
+        *trial(4, 0.1, "failed"),
+    ]
+    best = history(*events).best()
+    assert best is not None
+    assert best.number == 2
+    largest = history(*events, minimize=False).best()
+    assert largest is not None
+    assert largest.number == 1
+    assert history().best() is None
