@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from bilevel import figures
 from bilevel.cli import cli
-from bilevel.drive import driver
+from bilevel.drive import keeping
 from bilevel.record import journal
 
 MARK = "BILEVEL_TEST_FAMILY"
@@ -70,8 +70,8 @@ class Faults:
     on, the disk is full. `touches`: write the names of all such touches down.
     """
 
-    keep: float = driver.KEEP_EVERY
-    keep_best: float = driver.KEEP_BEST_EVERY
+    keep: float = keeping.KEEP_EVERY
+    keep_best: float = keeping.KEEP_BEST_EVERY
     below: str | None = None
     die_at: int | None = None
     full_at: int | None = None
@@ -140,7 +140,7 @@ def _main(argv: Sequence[str], out: str, faults: Faults, environment: Mapping[st
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(fd, number)
         os.close(fd)
-    driver.KEEP_EVERY, driver.KEEP_BEST_EVERY = faults.keep, faults.keep_best  # type: ignore[misc]
+    keeping.KEEP_EVERY, keeping.KEEP_BEST_EVERY = faults.keep, faults.keep_best  # type: ignore[misc]
     figures.draw = lambda *_: {}  # seconds, and not what is tested
     if faults.below is not None:
         _Touches(faults)

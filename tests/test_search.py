@@ -36,8 +36,7 @@ from bilevel import (
     resume,
     run,
 )
-from bilevel.drive import driver as drivers
-from bilevel.drive import results, session
+from bilevel.drive import keeping, results, session
 from bilevel.errors import BadInput
 from bilevel.figures.views import incumbents
 from bilevel.record import trial_files
@@ -451,7 +450,7 @@ def test_an_extended_study_confirms_its_new_leaders_and_they_can_win(tmp_path: P
 def test_a_trial_that_raises_is_tried_again_and_goes_on_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     raised: list[tuple[int, int]] = []
 
     def train(config: Hill, run: Run) -> Iterator[Report]:

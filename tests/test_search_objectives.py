@@ -20,7 +20,7 @@ from bilevel import (
     Report,
     Run,
 )
-from bilevel.drive import driver as drivers
+from bilevel.drive import keeping
 from support.spying import Spy
 from support.trying import (
     Hill,
@@ -159,7 +159,7 @@ def test_what_an_objective_does_wrong_fails_its_trials_and_not_the_run(
 
 def test_a_state_comes_back_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An optimizer's is what everybody puts into it: keys that are whole numbers, tuples, numpy arrays."""
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     seen: list[Any] = []
 
     def train(config: Hill, run: Run) -> Iterator[Report]:
@@ -217,7 +217,7 @@ def drawing_on(config: Hill, run: Run) -> Iterator[Report]:
 def test_code_that_uses_global_generators_goes_on_with_them_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     study = hill(drawing_on, trials=2)
     expected, count = undisturbed(tmp_path, study)
     for number in range(1, count + 1, 2):

@@ -18,7 +18,7 @@ from typing import Any
 
 from bilevel import TPE, Inline, Int, Log, OneOf, Random, Ray, Report, Run, Space, Study, Uniform, figures, run
 from bilevel.drive.progress import Progress
-from bilevel.study.asking import Dialogue
+from bilevel.study.asking import Asking
 
 GROWTH, ASK = 100.0, 0.05
 
@@ -82,7 +82,7 @@ def main() -> int:
     search = TPE() if arguments.search == "tpe" else Random()
     study = Study(name="scale", objective=trial, minimize="loss", space=space, search=search, trials=arguments.trials)
     asks: list[float] = []
-    question = Dialogue._question
+    question = Asking._question
 
     def timed(self: Any, searcher: Any) -> Any:
         began = time.perf_counter()
@@ -90,7 +90,7 @@ def main() -> int:
         asks.append(time.perf_counter() - began)
         return point
 
-    Dialogue._question = timed  # type: ignore[method-assign]
+    Asking._question = timed  # type: ignore[method-assign]
     figures.draw = lambda *_: {}
     meter = Meter(arguments.trials)
     on = Ray(workers=arguments.workers) if arguments.workers else Inline()

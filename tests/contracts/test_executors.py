@@ -15,7 +15,7 @@ import ray
 import torch
 
 from bilevel.errors import BadInput
-from bilevel.execute import Inline, Ray
+from bilevel.execute import Inline, Ray, opening
 from bilevel.study.events import Done, Executor, Fault, Lost, Units
 
 PLACES = {"inline": Inline(), "ray": Ray(workers=2)}
@@ -186,9 +186,9 @@ def test_bits_are_those_of_this_process_for_any_number_of_workers(opened: dict[s
     generator = torch.Generator().manual_seed(1)
     shared = {"w": torch.randn(35, 33, generator=generator) * 0.3, "bias": torch.randn(33, generator=generator)}
     units = Units(chaotic, shared, tuple(range(7)))
-    expected = carried_out(Inline().open(), units)
+    expected = carried_out(opening.executor(Inline()), units)
     for workers in (1, 2, 3):
-        pool = opened["ray"] if workers == 2 else Ray(workers=workers).open()
+        pool = opened["ray"] if workers == 2 else opening.executor(Ray(workers=workers))
         for one, other in zip(carried_out(pool, units), expected, strict=True):
             for name in expected[0]:
                 assert one[name].numpy().tobytes() == other[name].numpy().tobytes(), (workers, name)
@@ -250,4 +250,4 @@ def test_a_declaration_that_no_cluster_can_satisfy_is_refused(fields: dict[str, 
 
 def test_a_device_that_is_not_here_is_refused() -> None:
     with pytest.raises(BadInput, match="nonsense"):
-        Inline(device="nonsense").open()
+        opening.executor(Inline(device="nonsense"))

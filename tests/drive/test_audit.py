@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 
 from bilevel import Study, trees
-from bilevel.drive import driver
+from bilevel.drive import keeping
 from bilevel.drive.audit import Audited, audit, replay
 from bilevel.errors import BadInput
 from bilevel.record import checkpoints, journal
@@ -24,7 +24,7 @@ from support.trying import hill, population
 
 def kept(store: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """A finished run with a checkpoint of every step."""
-    monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     return RunFolder(finished(store, study).folder)
 
 

@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from bilevel import Inline, Report, Run, Space, Study
-from bilevel.drive import driver, results
+from bilevel import Inline, Report, Run, Space, Study, trees
+from bilevel.drive import keeping, results
 from bilevel.drive.driver import Driver
 from bilevel.errors import NotReproduced, RecordDamaged
+from bilevel.execute import opening
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
 from bilevel.record import checkpoints
 from bilevel.record import folder as folders
 from bilevel.record.folder import RunFolder
+from bilevel.record.journal import Journal
 from bilevel.study import history as histories
 from bilevel.study.events import Asked, Event, Interrupted, Kept, Reported, Started, Units
 from support.tiny import Said, Walk, drift, walking
@@ -40,7 +42,7 @@ def study(objective: Any, **changes: Any) -> Study:
 
 def driving(folder: RunFolder, of: Study, said: Said, **more: Any) -> Driver:
     script = Script(of.objective, of.space, of.key, of.metric, of.sign > 0)
-    return Driver(of, folder, lambda: InlineStage(script, {}), Inline().open, said, **more)
+    return Driver(of, folder, lambda: InlineStage(script, {}), lambda: opening.executor(Inline()), said, **more)
 
 
 def drive(
@@ -50,23 +52,24 @@ def drive(
     said = Said()
     made = driving(folder, of, said, **more)
     taken = 0
-    take = made._take
+    take = made._trials.answered
 
-    def counting(answer: Any) -> None:
+    def counting(*answer: Any) -> bool:
         nonlocal taken
-        take(answer)
+        further = take(*answer)
         taken += 1
         if taken == stop_after:
             signal.raise_signal(signal.SIGTERM)
+        return further
 
-    made._take = counting  # type: ignore[method-assign]
+    made._trials.answered = counting  # type: ignore[method-assign]
     try:
         if first is not None:
-            made.record(first)
+            made.ledger.record(first)
             return "begun", said
         return made.drive(), said
     finally:
-        made.close()
+        made.ledger.close()
 
 
 def fresh(store: Path, of: Study) -> RunFolder:
@@ -87,7 +90,7 @@ def summary(folder: RunFolder) -> tuple[str, list[Event]]:
 def test_interrupted_at_every_step_it_ends_as_undisturbed(
     keep_every: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "KEEP_EVERY", keep_every)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", keep_every)
     undisturbed = fresh(tmp_path, walking())
     assert drive(undisturbed, walking())[0] == "completed"
     for stop in range(1, 6):
@@ -104,7 +107,7 @@ def test_what_was_lost_after_the_last_checkpoint_is_computed_again_and_written_o
     drive(undisturbed, walking())
     folder = fresh(tmp_path, walking())
     events = [e for e in undisturbed.events() if isinstance(e, Asked | Reported)][:4]
-    journal = driver.Journal(folder.journal)
+    journal = Journal(folder.journal)
     for event in events:
         journal.append(event)
     journal.close()
@@ -118,7 +121,7 @@ def test_a_recomputed_value_must_equal_the_recorded_one(tmp_path: Path) -> None:
     folder = fresh(tmp_path, walking())
     asked, one, *_ = [e for e in undisturbed.events() if isinstance(e, Asked | Reported)]
     assert isinstance(one, Reported)
-    journal = driver.Journal(folder.journal)
+    journal = Journal(folder.journal)
     journal.append(asked)
     journal.append(Reported(0, 1, {"loss": one.metrics["loss"] + 1e-6}, one.units))
     journal.close()
@@ -130,7 +133,7 @@ def test_a_recomputed_value_must_equal_the_recorded_one(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_said_and_an_older_one_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     undisturbed = fresh(tmp_path, walking())
     drive(undisturbed, walking())
     folder = fresh(tmp_path, walking())
@@ -173,11 +176,11 @@ def test_the_last_state_is_kept_and_hashed(tmp_path: Path) -> None:
     trial = histories.replay(folder.events()).trials[0]
     assert max(trial.kept) == 5
     state = checkpoints.load(checkpoints.folder(folder.path, 0, 5), trial.kept[5])
-    assert trial.learned == driver.trees.digest(state["learned"])
+    assert trial.learned == trees.digest(state["learned"])
 
 
 def test_checkpoints_are_pruned_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     folder = fresh(tmp_path, walking(steps=40, units=1))
     drive(folder, walking(steps=40, units=1))
     left = list((folder.path / "checkpoints" / "trial-0000").iterdir())
@@ -337,7 +340,7 @@ def test_slots_run_trials_side_by_side_with_the_same_result(tmp_path: Path) -> N
         try:
             assert made.drive(slots) == "completed"
         finally:
-            made.close()
+            made.ledger.close()
     assert summary(one)[0] == summary(two)[0]
     assert Walk().steps == 5
 
@@ -354,7 +357,7 @@ def test_a_first_step_may_be_0(reports: int, tmp_path: Path) -> None:
     events = [e for e in undisturbed.events() if isinstance(e, Asked | Reported)]
     assert [e.step for e in events if isinstance(e, Reported)] == [0, 1, 2]
     folder = fresh(tmp_path, study(from_zero))
-    journal = driver.Journal(folder.journal)
+    journal = Journal(folder.journal)
     for event in events[: 1 + reports]:
         journal.append(event)
     journal.close()

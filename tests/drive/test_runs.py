@@ -26,7 +26,7 @@ from bilevel import (
     resume,
     run,
 )
-from bilevel.drive import driver, progress, results, session
+from bilevel.drive import keeping, progress, results, session
 from bilevel.drive.progress import Progress
 from bilevel.errors import BadInput, RunLocked, StudyChanged
 from bilevel.record import checkpoints
@@ -58,7 +58,7 @@ def resumed(folder: Path, study: Study, **more: Any) -> Result:
 @pytest.fixture
 def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of a walk that was interrupted with checkpoints of several steps."""
-    monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     monkeypatch.setattr(progress, "LOOK_EVERY", 0.0)
     result = run(walking(), on=Inline(), store=tmp_path, track="none", watch=Interrupting(14))
     assert result.status == "interrupted"

@@ -36,7 +36,7 @@ from bilevel import (
     run,
 )
 from bilevel.cli import cli
-from bilevel.drive import driver, progress, sources
+from bilevel.drive import keeping, progress, sources
 from bilevel.drive.progress import Progress
 from bilevel.drive.session import On
 from bilevel.errors import BadInput
@@ -76,8 +76,8 @@ def cluster() -> Iterator[None]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No figures (seconds), and every state kept. Tune's thread leaves with each study."""
     monkeypatch.setattr(figures, "draw", lambda *_, **__: {})
-    monkeypatch.setattr(driver, "KEEP_EVERY", 0.0)
-    monkeypatch.setattr(driver, "KEEP_BEST_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_BEST_EVERY", 0.0)
     yield
     assert "bilevel-tune" not in [thread.name for thread in threading.enumerate()]
 

@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from bilevel.execute import Ray
+from bilevel.execute import Ray, opening
 from bilevel.execute.pool import Pool
 from bilevel.study.events import Done, Fault, Units
 
@@ -41,7 +41,7 @@ def test_workers_join_with_a_node_and_leave_with_it(cluster: Any, monkeypatch: p
         return {"w": shared["w"] * item}
 
     monkeypatch.setattr(sys, "argv", ["/bin/bilevel", "run", "study.py", "--track", "https://me:secret@host"])
-    pool = Ray(address=cluster.address).open()
+    pool = opening.executor(Ray(address=cluster.address))
     wait_for(pool, 1)
     entries = {job["Entrypoint"] for job in ray._private.state.jobs()}
     assert entries == {"bilevel"}  # anyone who may look at the cluster's jobs sees it

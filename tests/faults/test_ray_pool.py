@@ -21,7 +21,7 @@ import torch
 
 from bilevel import trees
 from bilevel.errors import BadInput, ClusterFailed
-from bilevel.execute import Inline, Ray, guard
+from bilevel.execute import Inline, Ray, guard, opening
 from bilevel.execute import units as limits
 from bilevel.execute.pool import Pool
 from bilevel.study.events import Done, Fault, Lost, Units
@@ -34,7 +34,7 @@ SEED = int(os.environ.get("BILEVEL_FAULT_SEED", secrets.randbelow(10**6)))
 def pool() -> Iterator[Pool]:
     """Shared by the tests here: each finds it in the state in which faults left it."""
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    pool = Ray(workers=2).open()
+    pool = opening.executor(Ray(workers=2))
     yield pool
     pool.close()
     ray.shutdown()
@@ -89,7 +89,7 @@ def events_of(pool: Pool, ticket: int, seconds: float = 90.0) -> list[Done | Los
 @pytest.mark.parametrize("seed", [SEED])
 def test_workers_killed_at_random_moments_change_no_bit(pool: Pool, seed: int) -> None:
     chance = random.Random(seed)
-    expected, _ = descend(Inline().open(), 60)
+    expected, _ = descend(opening.executor(Inline()), 60)
     settle(pool, 2)
     moments = sorted(chance.sample(range(60), 4))
 
@@ -116,7 +116,7 @@ def test_a_stopped_worker_is_replaced(pool: Pool, monkeypatch: pytest.MonkeyPatc
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     w, faults = descend(pool, 5)
-    assert torch.equal(w, descend(Inline().open(), 5)[0])
+    assert torch.equal(w, descend(opening.executor(Inline()), 5)[0])
     kinds = [fault.kind for fault in faults]
     assert kinds == ["frozen"] * max(2, len(kinds))  # a third is a new worker that this machine gave no time to start
     assert all("no answer for" in fault.detail for fault in faults)
@@ -133,7 +133,7 @@ def test_a_straggler_does_not_hold_the_others_up(pool: Pool, monkeypatch: pytest
     begun = time.monotonic()
     w, faults = descend(pool, 10, lambda number: os.kill(slow, signal.SIGCONT) if number == 5 else None)
     assert time.monotonic() - begun < 8
-    assert torch.equal(w, descend(Inline().open(), 10)[0])
+    assert torch.equal(w, descend(opening.executor(Inline()), 10)[0])
     assert faults == []
     assert slow in pool.pids()
 
@@ -151,7 +151,7 @@ def test_a_unit_that_kills_its_workers_is_named(pool: Pool) -> None:
     assert lost.unit == "shard 3 of step 9"
     assert "lost 4 times" in lost.reason
     assert sum(isinstance(event, Fault) for event in seen) == 4
-    assert torch.equal(descend(pool, 2)[0], descend(Inline().open(), 2)[0])  # and the pool works on
+    assert torch.equal(descend(pool, 2)[0], descend(opening.executor(Inline()), 2)[0])  # and the pool works on
 
 
 def test_what_cannot_be_pickled_is_said(pool: Pool) -> None:
@@ -188,8 +188,8 @@ def test_nothing_is_printed_and_nothing_stays() -> None:
     script = (
         "import os, signal, sys\n"
         "from bilevel.study.events import Done, Units\n"
-        "from bilevel.execute import Ray\n"
-        "pool = Ray(workers=2).open()\n"
+        "from bilevel.execute import Ray, opening\n"
+        "pool = opening.executor(Ray(workers=2))\n"
         "def work(shared, item):\n    print('from a unit')\n    return {}\n"
         "while pool.alive < 2: pool.poll(1.0)\n"
         "one, two = pool.pids()\n"
@@ -225,8 +225,8 @@ def descendants(pid: int) -> dict[int, str]:
 def test_a_killed_driver_leaves_nothing() -> None:
     script = (
         "import os, signal, sys, time\n"
-        "from bilevel.execute import Ray\n"
-        "pool = Ray(workers=1).open()\n"
+        "from bilevel.execute import Ray, opening\n"
+        "pool = opening.executor(Ray(workers=1))\n"
         "while not pool.alive: pool.poll(1.0)\n"
         "(pid,) = pool.pids()\n"
         "os.kill(pid, signal.SIGSTOP)\n"
@@ -258,27 +258,27 @@ def test_an_address_where_nothing_listens_is_refused_soon(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     begun = time.monotonic()
     with pytest.raises(BadInput, match=r"127\.0\.0\.1:1 .*RAY_AUTH_MODE"):
-        Ray(address="127.0.0.1:1").open()
+        opening.executor(Ray(address="127.0.0.1:1"))
     with pytest.raises(BadInput, match="no scheme"):
-        Ray(address="ray://somewhere:10001").open()
+        opening.executor(Ray(address="ray://somewhere:10001"))
     assert time.monotonic() - begun < 5
 
 
 def test_more_gpus_than_any_node_has_are_refused(pool: Pool) -> None:
     with pytest.raises(BadInput, match=r"no node has 64 GPUs \(the cluster has 1 node, "):
-        Ray(workers=1, gpus_per_worker=64).open()
+        opening.executor(Ray(workers=1, gpus_per_worker=64))
 
 
 def test_no_room_for_any_worker_is_said(pool: Pool) -> None:
     settle(pool, 2)
-    full = Ray(workers=1, patience=1.0).open(threads=1000)
+    full = opening.executor(Ray(workers=1, patience=1.0), threads=1000)
     with pytest.raises(ClusterFailed, match="no worker was ready for 1 s; asked for 1 workers of 1000 CPUs"):
         events_of(full, 0)
     full.close()
 
 
 def test_workers_that_cannot_start_are_said(pool: Pool) -> None:
-    broken = Ray(workers=1, device="cuda:99").open()
+    broken = opening.executor(Ray(workers=1, device="cuda:99"))
     with pytest.raises(ClusterFailed, match=r"workers do not start .*'cuda:99' does not work"):
         events_of(broken, 0)
     broken.close()

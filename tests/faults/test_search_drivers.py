@@ -19,7 +19,7 @@ from bilevel import (
     Run,
     Uniform,
 )
-from bilevel.drive import driver as drivers
+from bilevel.drive import keeping
 from bilevel.study.events import Begun, Fault, Said
 from support.spying import Spy
 from support.stages import Lossy, timed
@@ -67,7 +67,7 @@ STUDIES = {
 def test_killed_after_any_event_it_ends_as_undisturbed(
     name: str, lose: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     study = STUDIES[name]
     expected, count = undisturbed(tmp_path, study)
     for number in range(1, count + 1, 1 if count < 40 else 2):
@@ -109,7 +109,7 @@ def test_interrupted_after_any_event_it_ends_as_undisturbed(tmp_path: Path) -> N
 
 
 def test_a_trial_in_flight_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
     ran: list[tuple[int, int]] = []
 
     def train(config: Hill, run: Run) -> Iterator[Report]:
@@ -228,7 +228,7 @@ def test_a_search_is_rebuilt_by_the_same_talk_as_it_was_led_by(tmp_path: Path) -
 def test_lost_workers_are_nobodys_failure(
     name: str, keep: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", keep)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", keep)
     study = STUDIES[name]
     expected, _ = undisturbed(tmp_path, study)
     for seed in range(5):
@@ -260,7 +260,7 @@ def test_a_trial_that_kills_its_workers_fails_and_the_others_are_done(tmp_path: 
 
 
 def test_a_long_trial_outlives_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(keeping, "KEEP_EVERY", 0.0)
 
     class Weak(Lossy):
         def _strikes(self, said: Said) -> bool:

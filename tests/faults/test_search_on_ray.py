@@ -219,7 +219,7 @@ def stopping(config: Hill, run: Run) -> Iterator[Report]:
 def test_a_worker_that_is_stopped_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stops itself once: the trial goes on from the state that it had reported."""
     monkeypatch.setattr(stages, "SILENCE", 1.0)
-    monkeypatch.setattr("bilevel.drive.driver.KEEP_EVERY", 0.0)
+    monkeypatch.setattr("bilevel.drive.keeping.KEEP_EVERY", 0.0)
     expected = searched(tmp_path, hill(trials=3), 0, 1)[0]
     found, folder = searched(tmp_path, hill(stopping, trials=3), 1, 1)
     assert found == expected

@@ -11,7 +11,7 @@ import pytest
 from bilevel import Study
 from bilevel.study.decisions import Command, Decisions, Finish
 from bilevel.study.events import Asked, Ended, Event, Reported, Started
-from bilevel.study.history import History, replay
+from bilevel.study.history import replay
 from bilevel.study.outcome import end
 from support.tiny import walking
 
@@ -28,10 +28,8 @@ def trial(number: int, objective: float | None, state: str = "completed") -> lis
 
 def decided(study: Study, now: list[Event], window: int = 0) -> Decisions:
     """The study's mind after these events."""
-    history = History()
-    decisions = Decisions(study, history, window=window)
+    decisions = Decisions(study, window=window)
     for event in now:
-        history.take(event)
         decisions.take(event)
     return decisions
 

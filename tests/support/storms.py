@@ -30,9 +30,9 @@ from dataclasses import dataclass
 import torch
 
 from bilevel import ASHA, PBT, TPE, Log, OneOf, Report, Space, Study, Uniform
-from bilevel.drive import driver
+from bilevel.drive import keeping
 
-driver.KEEP_EVERY = driver.KEEP_BEST_EVERY = 0.1  # [s]; a trial takes about one
+keeping.KEEP_EVERY = keeping.KEEP_BEST_EVERY = 0.1  # [s]; a trial takes about one
 PACE = float(os.environ.get("BILEVEL_TEST_PACE", "0.03"))
 
 

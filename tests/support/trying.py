@@ -16,6 +16,7 @@ import torch
 from bilevel import ASHA, PBT, Grid, Inline, OneOf, Random, Report, Run, Space, Study, Uniform
 from bilevel.drive import results
 from bilevel.drive.driver import Driver
+from bilevel.execute import opening
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
 from bilevel.record import folder as folders
@@ -91,8 +92,8 @@ def fresh(store: Path, study: Study, window: int = 0) -> RunFolder:
     several = ways if len(ways) > 1 else {}
     driver = driving(folder, study, Said())
     began = Started(study.name, folder.run_id, study.metric, study.sign > 0, study.seed, objectives=several)
-    driver.record(began)
-    driver.close()
+    driver.ledger.record(began)
+    driver.ledger.close()
     return folder
 
 
@@ -109,7 +110,16 @@ def driving(
     """A driver of a run, not at work yet."""
     script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0)
     make = stage or (lambda script: InlineStage(script, {}, echo=False))
-    return Driver(study, folder, lambda: make(script), Inline().open, said, seconds=seconds, warm=warm, window=window)
+    return Driver(
+        study,
+        folder,
+        lambda: make(script),
+        lambda: opening.executor(Inline()),
+        said,
+        seconds=seconds,
+        warm=warm,
+        window=window,
+    )
 
 
 def live(
@@ -134,7 +144,7 @@ def live(
     """
     said = Said()
     driver = driving(folder, study, said, **more)
-    before, count = driver.record, 0
+    before, count = driver.ledger.record, 0
 
     def record(event: Event, *, commit: bool = False) -> None:
         nonlocal count
@@ -144,16 +154,16 @@ def live(
             signal.raise_signal(signal.SIGTERM)
         if count == kill_after:
             if lose:
-                driver._journal._pending.clear()
+                driver.ledger._journal._pending.clear()
             raise Killed
 
-    driver.record = record  # type: ignore[method-assign]
+    driver.ledger.record = record  # type: ignore[method-assign]
     try:
         return Life(driver.drive(slots), said)
     except Killed:
         return Life("killed", said)
     finally:
-        driver.close()
+        driver.ledger.close()
 
 
 def searched(store: Path, study: Study, **more: Any) -> tuple[RunFolder, History]:

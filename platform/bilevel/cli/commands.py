@@ -24,14 +24,13 @@ from bilevel.cli import server
 from bilevel.drive import audit as audits
 from bilevel.drive import learner, results, runs, sources
 from bilevel.drive.results import Result
-from bilevel.drive.session import On
 from bilevel.errors import BadInput
-from bilevel.execute import Inline, Ray, Tune
+from bilevel.execute import Inline, On, Ray, Tune
 from bilevel.meta import MetaTraining
 from bilevel.record import folder as folders
 from bilevel.record import tracking
 from bilevel.record.folder import RunFolder
-from bilevel.record.trial_files import Shelf
+from bilevel.record.trial_files import TrialFiles
 from bilevel.study import history as histories
 from bilevel.study.history import History
 from bilevel.view import report as reports
@@ -220,7 +219,7 @@ def _show_trial(folder: RunFolder, history: History, arguments: argparse.Namespa
         trial = dataclasses.asdict(history.trials[number])
         sys.stdout.write(json.dumps({name: _finite(value) for name, value in trial.items()}, allow_nan=False) + "\n")
         return 0
-    texts = [Shelf(folder).log_of(number), folder.path / "errors" / f"trial-{number:04d}.txt"]
+    texts = [TrialFiles(folder).log_of(number), folder.path / "errors" / f"trial-{number:04d}.txt"]
     said = "".join(path.read_text(encoding="utf-8", errors="replace") for path in texts if path.is_file())
     _out().print(tables.trial(results.search(folder), number, said))
     return 0

@@ -23,7 +23,7 @@ from bilevel.drive import (
 )
 from bilevel.episodes import Key
 from bilevel.errors import BilevelError
-from bilevel.execute import Ray
+from bilevel.execute import Ray, opening
 from bilevel.record import tracking
 from bilevel.record.redaction import redact
 from bilevel.study.events import Done, Lost, Tree, Units
@@ -83,7 +83,7 @@ def _ray(address: str | None) -> tuple[bool, str]:
     """Starts one worker and has it compute."""
     where = address or os.environ.get("RAY_ADDRESS") or "a local cluster"
     try:
-        executor = Ray(workers=1, address=address).open()
+        executor = opening.executor(Ray(workers=1, address=address))
     except BilevelError as error:
         return False, str(error)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bilevel import trees
 from bilevel.errors import BadInput, NotReproduced, RecordDamaged
-from bilevel.execute import Inline
+from bilevel.execute import Inline, opening
 from bilevel.execute.callbacks import as_generator
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
@@ -176,7 +176,7 @@ def _computed(
         state = checkpoints.load(checkpoints.folder(folder.path, trial.number, begin), trial.kept[begin])
     run = Run(trial.seed, trial.number, study.key, state)
     generator = as_generator(study.objective, study.build(trial.point), run)
-    executor: Executor = Inline().open(study.threads)
+    executor = opening.executor(Inline(), study.threads)
     pending: list[tuple[int, str, Tree]] = []
     answer: Any = None
     step = begin + 1

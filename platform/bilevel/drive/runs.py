@@ -17,10 +17,10 @@ from bilevel.drive import results, sources, warm
 from bilevel.drive.process import leaving
 from bilevel.drive.progress import Progress, Watch
 from bilevel.drive.results import ENDED, Result
-from bilevel.drive.session import On, Session, stage_of
+from bilevel.drive.session import Session, stage_of
 from bilevel.drive.sources import Source
 from bilevel.errors import BadInput, StudyChanged
-from bilevel.execute import Inline, Ray, Tune
+from bilevel.execute import Inline, On, Ray, Tune
 from bilevel.record import folder as folders
 from bilevel.record import journal, tracking
 from bilevel.record.folder import RunFolder
@@ -28,7 +28,6 @@ from bilevel.record.redaction import redact
 from bilevel.study import history as histories
 from bilevel.study.decisions import Decisions
 from bilevel.study.events import Run, Stage
-from bilevel.study.history import History
 from bilevel.study.study import Study
 
 
@@ -210,12 +209,9 @@ def _over(folder: RunFolder, study: Study) -> str:
     if study.seconds is not None and results.times(folder)[0] >= study.seconds:
         return f"its time, {study.seconds:g} s, is over"
     began = journal.started(folder.journal)
-    history = History()
-    decisions = Decisions(
-        study, history, warm=warm.restore(folder.document().get("warm", [])), window=began.window if began else 0
-    )
+    window = began.window if began else 0
+    decisions = Decisions(study, warm=warm.restore(folder.document().get("warm", [])), window=window)
     for event in folder.events():
-        history.take(event)
         decisions.take(event)
     return decisions.over
 
@@ -254,7 +250,7 @@ def _slots(study: Study, slots: int | None, stage: Stage) -> int:
 def _check(study: Study, on: On) -> dict[Any, Any]:
     """What can be known to be wrong before anything starts; what was built for that, for the first trial's use."""
     kept: dict[Any, Any] = {}
-    Decisions(study, History()).next(1)  # the search is asked once: a condition may refuse everything
+    Decisions(study).next(1)  # the search is asked once: a condition may refuse everything
     if study.isolation == "process" and (study.spreads or isinstance(on, Inline)):
         where = "it spreads its work from the driver" if study.spreads else "trials run in this process (--workers 0)"
         raise BadInput(f"Study {study.name}: isolation='process' gives each trial a process of its own, but {where}")

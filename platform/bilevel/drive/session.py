@@ -20,7 +20,7 @@ from bilevel.drive.progress import Watch
 from bilevel.drive.results import ENDED, Result
 from bilevel.drive.sources import Source
 from bilevel.errors import ClusterFailed, StoreFailed
-from bilevel.execute import Inline, Ray, Tune
+from bilevel.execute import Inline, On, Tune, opening
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
 from bilevel.record import model, tracking
@@ -30,7 +30,6 @@ from bilevel.study.events import Executor, Finished, Opened, Stage, Started
 from bilevel.study.history import History
 from bilevel.study.study import Study
 
-On = Inline | Ray | Tune
 WAIT_FOR_TRACKER = 120.0  # seconds at the end of a run, while the tracker still makes progress
 
 
@@ -78,22 +77,22 @@ class Session:
             warm=warm.restore(self.folder.document().get("warm", [])),
             window=window,
         )
-        dialogue = driver.decisions.dialogue
-        if dialogue.why:
-            self.watch.say(f"search: {dialogue.search}, {dialogue.why}")
+        asking = driver.decisions.asking
+        if asking.why:
+            self.watch.say(f"search: {asking.search}, {asking.why}")
         tracker: tracking.Tracker | None = None
         try:
             if not before:
-                driver.record(self._started(window))
-            driver.record(opened, commit=True)
+                driver.ledger.record(self._started(window))
+            driver.ledger.record(opened, commit=True)
             tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri, self.writer)
             status = self._drive(driver)
-            if dialogue.exhausted:
-                self.watch.say(dialogue.exhausted)
+            if asking.exhausted:
+                self.watch.say(asking.exhausted)
             return self._finish(driver, status, tracker)
         finally:
             try:
-                driver.close()
+                driver.ledger.close()
             finally:
                 if tracker is not None:
                     tracker.finish(0.0)
@@ -106,13 +105,13 @@ class Session:
             return "interrupted"
 
     def _finish(self, driver: Driver, status: str, tracker: tracking.Tracker | None) -> Result:
-        driver.commit()
+        driver.ledger.commit()
         ended = status in ENDED
         if ended:
             self._export(driver.history)
         document = results.result(self.folder, driver.history, status, self.study)
         if ended:
-            driver.record(Finished(status, document), commit=True)
+            driver.ledger.record(Finished(status, document), commit=True)
         if tracker is not None:
             with leaving() as asked:
                 state = tracker.finish(WAIT_FOR_TRACKER, hurry=lambda: asked.reason is not None)
@@ -142,8 +141,7 @@ class Session:
 
     def _open(self) -> Executor:
         code = () if self.source.file is None else (str(self.source.file.parent),)
-        executor: Executor = self.on.open(self.study.threads, code)
-        return executor
+        return opening.executor(self.on, self.study.threads, code)
 
     def _open_stage(self) -> Stage:
         """What was opened before anything was written, at first; after the death of its cluster another one."""
@@ -192,8 +190,7 @@ def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stag
         return InlineStage(script, kept)
     code = () if source.file is None else (str(source.file.parent),)
     fresh = study.isolation == "process"
-    stage: Stage = on.stage(script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
-    return stage
+    return opening.stage(on, script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
 
 
 def hardware() -> str:

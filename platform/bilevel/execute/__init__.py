@@ -1,10 +1,9 @@
 """Who carries trials and units of work out: this process, warm actors on a Ray cluster, or Ray Tune?
 
-A declaration (`Inline`, `Ray`, `Tune`) is a value; its `open(threads, code)` gives a live `study.events.Executor`.
+A declaration (`Inline`, `Ray`, `Tune`) is a value; `opening.executor` and `opening.stage` make what is live of it: a
+`study.events.Executor` for units, a `study.events.Stage` for whole trials.
 """
 
-from bilevel.execute.inline import Inline
-from bilevel.execute.ray import Ray
-from bilevel.execute.tune import Tune
+from bilevel.execute.declarations import Inline, On, Ray, Tune
 
-__all__ = ["Inline", "Ray", "Tune"]
+__all__ = ["Inline", "On", "Ray", "Tune"]

@@ -11,17 +11,16 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bilevel.errors import ClusterFailed
 from bilevel.execute import cluster
+from bilevel.execute.declarations import Ray
 from bilevel.execute.units import Call
 from bilevel.execute.worker import BilevelWorker, Hello, Settings, platform
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
-if TYPE_CHECKING:
-    from bilevel.execute.ray import Ray
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +14,6 @@ from bilevel.errors import BilevelError
 from bilevel.execute.trial_runner import Hosted, Script, plain, raised
 from bilevel.execute.worker import Settings, compute, keep_memory, settled, usable
 from bilevel.study.events import Done, Fault, Gone, Lost, Order, Placed, Raised, Report, Said, Tree, Units
-
-
-@dataclass(frozen=True)
-class Inline:
-    """Units are computed in this process, one after the other: the reference that workers must equal bit by bit.
-
-    Args:
-        device: where shared trees are put, e.g. "cuda"; the CPU if not given.
-    """
-
-    device: str | None = None
-
-    def open(self, threads: int = 1, code: Sequence[str] = ()) -> InlineExecutor:  # noqa: ARG002 as Ray.open
-        """The live executor; each unit computes with `threads` torch threads.
-
-        Raises:
-            BadInput: torch knows no such device here.
-        """
-        return InlineExecutor(threads, self.device or "cpu")
 
 
 @dataclass

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bilevel import trees
 from bilevel.execute.actors import Crew, Member, line
 from bilevel.execute.cluster import by_value
+from bilevel.execute.declarations import Ray
 from bilevel.execute.units import Call, Ticket, Unit, Work
 from bilevel.execute.worker import Computed, Missing
 from bilevel.study.events import Done, Fault, Lost, Raised, Units
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
-if TYPE_CHECKING:
-    from bilevel.execute.ray import Ray
 
 DEATHS = 4
 """A unit that lost its worker so often is the cause, not the victim."""

@@ -9,20 +9,19 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bilevel import trees
 from bilevel.errors import BadInput
 from bilevel.execute.actors import Crew, Member, line
 from bilevel.execute.cluster import by_value
+from bilevel.execute.declarations import Ray
 from bilevel.execute.trial_runner import Script
 from bilevel.execute.worker import Missing, Played, Spoiled, unpacked
 from bilevel.study.events import Fault, Gone, Order, Placed, Raised, Said
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
-if TYPE_CHECKING:
-    from bilevel.execute.ray import Ray
 
 KEY = 0
 """Of the one script that the workers of a stage know."""

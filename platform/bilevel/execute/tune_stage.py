@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel import trees
 from bilevel.errors import ClusterFailed
 from bilevel.execute import cluster
+from bilevel.execute.declarations import Tune
 from bilevel.execute.stage import SILENCE, STEP, shipped, stopped
 from bilevel.execute.trial_runner import Script
 from bilevel.execute.tune_mailbox import Desk, Seat
@@ -26,7 +27,6 @@ import ray  # isort: skip # after the variables that `cluster` sets for it
 if TYPE_CHECKING:
     from ray import tune
 
-    from bilevel.execute.tune import Tune
 
 log = logging.getLogger(__name__)
 

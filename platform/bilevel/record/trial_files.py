@@ -20,7 +20,7 @@ LOG = 16_000_000
 """Bytes of output kept of a trial."""
 
 
-class Shelf:
+class TrialFiles:
     """The files of a run's trials, each configuration tried `repeats` times."""
 
     def __init__(self, folder: RunFolder, repeats: int = 1) -> None:

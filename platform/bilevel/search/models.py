@@ -10,7 +10,6 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from bilevel.search.optuna import GP, NSGA2, TPE
 from bilevel.search.optuna_trials import Best, Front, Generations, Memory, Rungs, Trials, View
 from bilevel.search.port import Problem
 from bilevel.search.samplers import BROKEN, FAILED, Modelled
@@ -23,39 +22,37 @@ _BEST = 25
 """Good trials that TPE models at most, of one objective (Optuna's default)."""
 
 
-def tpe(options: TPE, problem: Problem) -> Modelled:
+def tpe(problem: Problem, *, startup: int, candidates: int, window: int) -> Modelled:
     """A search of `TPE`."""
 
     def make(seed: int, _: list[FrozenTrial]) -> BaseSampler:
-        return TPESampler(
-            seed=seed, n_startup_trials=options.startup, n_ei_candidates=options.candidates, multivariate=True
-        )
+        return TPESampler(seed=seed, n_startup_trials=startup, n_ei_candidates=candidates, multivariate=True)
 
     if problem.objectives > 1:
-        most = options.window // 4
-        front = Memory(Front(most), options.window - most)
-        return Modelled(problem, make, front, startup=options.startup, key=lambda parameter: parameter.name)
+        most = window // 4
+        front = Memory(Front(most), window - most)
+        return Modelled(problem, make, front, startup=startup, key=lambda parameter: parameter.name)
 
     def memory() -> Memory:
-        return Memory(Best(_BEST), options.window - _BEST)
+        return Memory(Best(_BEST), window - _BEST)
 
     early = problem.fidelity is not None
-    history: Trials = Rungs(memory, options.startup) if early else memory()
+    history: Trials = Rungs(memory, startup) if early else memory()
     return Modelled(
         problem,
         make,
         history,
-        startup=options.startup,
+        startup=startup,
         chance=_CHANCE if early else 0,
         key=lambda parameter: parameter.when,
     )
 
 
-def gp(options: GP, problem: Problem) -> Modelled:
+def gp(problem: Problem, *, startup: int, window: int) -> Modelled:
     """A search of `GP`."""
 
     def make(seed: int, _: list[FrozenTrial]) -> BaseSampler:
-        return GPSampler(seed=seed, n_startup_trials=options.startup, warn_independent_sampling=False)
+        return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
 
     def ready(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         return _valued(trials, problem)
@@ -63,10 +60,10 @@ def gp(options: GP, problem: Problem) -> Modelled:
     def fill(trial: FrozenTrial, parameter: Parameter) -> Any:  # noqa: ARG001
         return parameter.dimension.middle
 
-    most = options.window // 4
+    most = window // 4
     best = Best(most) if problem.objectives == 1 else Front(most)
-    history = Memory(best, options.window - most)
-    return Modelled(problem, make, history, startup=options.startup, ready=ready, fill=fill)
+    history = Memory(best, window - most)
+    return Modelled(problem, make, history, startup=startup, ready=ready, fill=fill)
 
 
 def _valued(trials: list[FrozenTrial], problem: Problem) -> list[FrozenTrial]:
@@ -118,15 +115,15 @@ class _Parents(NSGAIISampler):  # type: ignore[misc]
         return self._given
 
 
-def nsga2(options: NSGA2, problem: Problem) -> Modelled:
+def nsga2(problem: Problem, *, population: int) -> Modelled:
     """A search of `NSGA2`."""
     view = View(problem.objectives)
 
     def make(seed: int, parents: list[FrozenTrial]) -> BaseSampler:
-        return _Parents(parents, options.population, seed)
+        return _Parents(parents, population, seed)
 
     def elite(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        sampler = _Parents([_finished(trial) for trial in trials], options.population)
+        sampler = _Parents([_finished(trial) for trial in trials], population)
         best: list[FrozenTrial] = sampler.select_parent(view.study(sampler, ()), 1)
         return best
 
@@ -134,7 +131,7 @@ def nsga2(options: NSGA2, problem: Problem) -> Modelled:
         key = problem.key.child("genes", trial.number, parameter.name)
         return parameter.dimension.decode(float(key.numpy().random()))
 
-    return Modelled(problem, make, Generations(options.population, elite), fill=fill)
+    return Modelled(problem, make, Generations(population, elite), fill=fill)
 
 
 def _finished(trial: FrozenTrial) -> FrozenTrial:

@@ -43,7 +43,7 @@ class TPE:
         """A search for this problem."""
         from bilevel.search import models
 
-        return models.tpe(self, problem)
+        return models.tpe(problem, startup=self.startup, candidates=self.candidates, window=self.window)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class GP:
             )
         from bilevel.search import models
 
-        return models.gp(self, problem)
+        return models.gp(problem, startup=self.startup, window=self.window)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class NSGA2:
         """A search for this problem."""
         from bilevel.search import models
 
-        return models.nsga2(self, problem)
+        return models.nsga2(problem, population=self.population)
 
 
 def _check(search: Any, **least: int) -> None:

@@ -27,8 +27,8 @@ REFUSALS = 1000
 """So many proposals in a row that `where` refuses mean that it refuses all."""
 
 
-class Dialogue:
-    """The talk with a study's search; without one it only counts.
+class Asking:
+    """What a study's search is asked and told; without a search it only counts.
 
     Args:
         study: whose search.

@@ -10,7 +10,7 @@ from typing import Literal
 
 from bilevel.errors import BadInput
 from bilevel.search.port import Point, Population, Told
-from bilevel.study.asking import Dialogue
+from bilevel.study.asking import Asking
 from bilevel.study.events import Asked, Ended, Event, Moved, Reported, Turned
 from bilevel.study.history import History, Trial
 from bilevel.study.study import Study
@@ -39,23 +39,23 @@ Verdict = Literal["go", "stop", "hold"]
 
 
 class Decisions:
-    """The study's mind: its search and its rules, told every event right after the history is.
+    """The study's mind: its history, its search and its rules.
+
+    `take` is the one place where they are told of an event, in the order that they stand on each other: the history,
+    then the rules, which read it, and with these the search.
 
     Args:
         study: whose decisions.
-        history: of all events that `take` was given.
         warm: points of earlier runs and what came of them, which the search is told first.
         window: of a deterministic study its slots, otherwise 0.
     """
 
-    def __init__(
-        self, study: Study, history: History, *, warm: Sequence[tuple[Point, Told]] = (), window: int = 0
-    ) -> None:
+    def __init__(self, study: Study, *, warm: Sequence[tuple[Point, Told]] = (), window: int = 0) -> None:
         self.study = study
-        self.history = history
+        self.history = History()
         self.window = window
-        self.dialogue = Dialogue(study, history, warm=warm, window=window)
-        self._population = self.dialogue.population
+        self.asking = Asking(study, self.history, warm=warm, window=window)
+        self._population = self.asking.population
         self._stopper = study.stop.open() if study.stop is not None else None
         self._searched = 0  # trials asked for so far, confirmations left out
         self._stopping: dict[int, int] = {}
@@ -66,7 +66,8 @@ class Decisions:
     # -- what happened -------------------------------------------------------------------------------------------------
 
     def take(self, event: Event) -> None:
-        """One more event, which the history has taken already."""
+        """One more event has happened."""
+        self.history.take(event)
         match event:
             case Asked():
                 self._asked(event)
@@ -77,7 +78,7 @@ class Decisions:
                 self._diverged.discard(event.trial)
                 self._stopping.pop(event.trial, None)
                 if not self.history.trials[event.trial].confirms:
-                    self.dialogue.ended(self.history.trials[event.trial])
+                    self.asking.ended(self.history.trials[event.trial])
             case Moved():
                 self._held.add(event.trial)  # it waits for the turn's end
             case Turned():
@@ -91,13 +92,13 @@ class Decisions:
         if not event.confirms:
             self._searched += 1
             if event.of is None:
-                self.dialogue.asked(event)
+                self.asking.asked(event)
 
     def _reported(self, event: Reported) -> None:
         trial = self.history.trials[event.trial]
         if trial.confirms:
             return
-        self.dialogue.reported(event)
+        self.asking.reported(event)
         value = event.metrics.get(self.study.metric)
         if value is not None and self._stopper is not None:
             upto = event.trial - self.window if self.window else None
@@ -154,7 +155,7 @@ class Decisions:
     @property
     def words(self) -> str:
         """The search and the rule that stops trials."""
-        return ", ".join(repr(part) for part in (self.dialogue.search, self.study.stop) if part is not None)
+        return ", ".join(repr(part) for part in (self.asking.search, self.study.stop) if part is not None)
 
     @property
     def attended(self) -> bool:
@@ -185,13 +186,13 @@ class Decisions:
             if asked is None:
                 break
             commands.append(asked)
-            if not self.dialogue.silent:
+            if not self.asking.silent:
                 break  # the search must know of this one first
         if not commands and all(self.history.trials[number].confirms for number in running):
             commands += self._confirmations()[: max(room, 0)]
         if commands or running:
             if room <= 0 and slots > 1 and not self.window and not self._spent():
-                self.dialogue.think_ahead()
+                self.asking.think_ahead()
             return commands
         return [Finish("completed" if self.history.best() is not None else "failed")]
 
@@ -209,7 +210,7 @@ class Decisions:
         commands: list[Command] = []
         for number, move in sorted(moves.items()):
             donor = trials[move.donor]
-            point = dict(move.point) if self.dialogue.allowed(move.point) else dict(donor.point)
+            point = dict(move.point) if self.asking.allowed(move.point) else dict(donor.point)
             if trials[number].moved is None:  # else it moved before an earlier driver died in the middle of this turn
                 commands.append(Moved(number, donor.step, move.donor, self.study.config(point), point))
         return [*commands, Turned(self._turn)]
@@ -229,9 +230,9 @@ class Decisions:
             return Asked(number, newest.config, seed, newest.point, of=newest.group)
         if self._spent(ahead) or self.over:
             return None
-        if self.dialogue.silent:
+        if self.asking.silent:
             return Asked(number, study.config({}), seed)
-        proposed = self.dialogue.propose(number)
+        proposed = self.asking.propose(number)
         if proposed is None:
             return None
         point, refused = proposed
@@ -243,13 +244,13 @@ class Decisions:
         study = self.study
         if self._at_target:
             return f"its target, {study.target:g}, is reached"
-        if study.plateau is not None and self.dialogue.fruitless >= study.plateau:
+        if study.plateau is not None and self.asking.fruitless >= study.plateau:
             return f"its last {study.plateau} configurations brought nothing better (plateau)"
-        return self.dialogue.exhausted
+        return self.asking.exhausted
 
     @property
     def _at_target(self) -> bool:
-        return self.study.target is not None and self.dialogue.best <= self.study.sign * self.study.target
+        return self.study.target is not None and self.asking.best <= self.study.sign * self.study.target
 
     def _spent(self, ahead: int = 0) -> bool:
         """Whether all configurations that there may be are asked for, with `ahead` trials more."""
