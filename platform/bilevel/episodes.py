@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.errors import BadInput
+from bilevel.traits import Trait, Traits
 
 Split = Literal["train", "valid", "test"]
 
@@ -99,15 +101,25 @@ class Tasks(Protocol):
     `episode("train", key)` draws one task; classes (or groups) of different splits are disjoint. Episodes of one
     distribution have the same shapes; ragged ones are padded and masked (`Batch.mask`).
 
-    A distribution may also have, each optional:
-    - `scaling: Scaling | None`: units of features and labels; then metrics such as `mae` are given in the user's units;
-    - `cluster(split, key) -> int`: which group an episode comes from; intervals are then clustered by it;
-    - `check() -> None`: raises BadInput or MissingData before anything starts.
+    What else it may have, each optional, is in `TaskTraits`.
     """
 
     def episode(self, split: Split, key: Key) -> Episode:
         """One task of the split, decided by the key alone."""
         ...
+
+
+class TaskTraits(Traits):
+    """What a distribution over tasks may have beside `episode`."""
+
+    scaling = Trait[Scaling | None](None)
+    """Units of features and labels; then metrics such as `mae` are given in the user's units."""
+    cluster = Trait[Callable[[Split, Key], int] | None](None)
+    """`cluster(split, key)`: which group an episode comes from; intervals are then clustered by it."""
+    check = Trait[Callable[[], None]](lambda: None)
+    """`check()` raises BadInput or MissingData before anything starts."""
+    exhibit = Trait[Callable[[Key], Episode] | None](None)
+    """`exhibit(key)`: an episode worth drawing; by default one of the test split."""
 
 
 def stack(episodes: list[Episode]) -> Episode:

@@ -60,8 +60,13 @@ def stack(trees: Sequence[Any]) -> Any:
     if isinstance(first, list | tuple):
         return type(first)(stack(list(parts)) for parts in zip(*trees, strict=True))
     if is_dataclass(first) and not isinstance(first, type):
-        return type(first)(**{f.name: stack([getattr(tree, f.name) for tree in trees]) for f in fields(first)})
+        return type(first)(**{f.name: stack([fields_of(tree)[f.name] for tree in trees]) for f in fields(first)})
     return first
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """What a dataclass's instance holds, by field, in their order; not copied."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def add(left: Any, right: Any) -> Any:
@@ -182,5 +187,5 @@ def _map(kind: type | tuple[type, ...], function: Callable[[Any], Any], tree: An
         make = getattr(type(tree), "_make", type(tree))  # a named tuple takes its fields one by one
         return make(_map(kind, function, leaf) for leaf in tree)
     if is_dataclass(tree) and not isinstance(tree, type):
-        return type(tree)(**{f.name: _map(kind, function, getattr(tree, f.name)) for f in fields(tree)})
+        return type(tree)(**{name: _map(kind, function, value) for name, value in fields_of(tree).items()})
     return tree

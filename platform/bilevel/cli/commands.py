@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise BadInput(f"--steps is for a MetaTraining; {study.name} is not one (use --set)")
         changes["steps"] = arguments.steps
     for option in ("seed", "trials"):
-        if getattr(arguments, option) is not None:
-            changes[f"--{option}"] = getattr(arguments, option)
+        if vars(arguments)[option] is not None:
+            changes[f"--{option}"] = vars(arguments)[option]
     study = runs.changed(study, changes)
     on = _on(arguments)
     with terminal.Screen() as screen:
@@ -106,7 +106,7 @@ def _go_on(arguments: argparse.Namespace, more: int) -> int:
 
 def _elsewhere(arguments: argparse.Namespace) -> On | None:
     """Where a run goes on, if not as it began: what is not given stays."""
-    given = {name: getattr(arguments, name) for name in ("workers", "address") if getattr(arguments, name) is not None}
+    given = {name: vars(arguments)[name] for name in ("workers", "address") if vars(arguments)[name] is not None}
     if not given:
         return None
     began = runs.declared(folders.find(arguments.store, arguments.run).document()["execution"])
@@ -117,7 +117,7 @@ def _elsewhere(arguments: argparse.Namespace) -> On | None:
 
 
 def _on(arguments: argparse.Namespace) -> On:
-    workers, kind = arguments.workers, getattr(arguments, "on", None)
+    workers, kind = arguments.workers, vars(arguments).get("on", None)
     if workers is not None and workers < 0:
         raise BadInput(f"--workers {workers}: give 0 for this process, or how many Ray workers")
     if kind == "inline" or workers == 0:
@@ -126,13 +126,13 @@ def _on(arguments: argparse.Namespace) -> On:
             (f"--on {kind}", kind in ("ray", "tune")),
             ("--address", arguments.address is not None),
             (f"--workers {workers}", bool(workers)),
-            ("--gpus-per-worker", bool(getattr(arguments, "gpus_per_worker", 0.0))),
+            ("--gpus-per-worker", bool(vars(arguments).get("gpus_per_worker", 0.0))),
         )
         against = next((flag for flag, given in others if given), "")
         if against:
             raise BadInput(f"{said} computes in this process, without Ray; leave it or {against} out")
-        return Inline(device=getattr(arguments, "device", None))
-    gpus, device = getattr(arguments, "gpus_per_worker", 0.0), getattr(arguments, "device", None)
+        return Inline(device=vars(arguments).get("device", None))
+    gpus, device = vars(arguments).get("gpus_per_worker", 0.0), vars(arguments).get("device", None)
     if workers is None and arguments.address is None:
         workers = os.cpu_count()
     engine = Tune if kind == "tune" else Ray

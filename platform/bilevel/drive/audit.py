@@ -15,7 +15,7 @@ from bilevel.execute.callbacks import as_generator
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
 from bilevel.study import history as histories
-from bilevel.study.events import Executor, Report, Reported, Run, Tree, Units
+from bilevel.study.events import Done, Executor, Lost, Report, Reported, Run, Tree, Units
 from bilevel.study.history import History, Trial
 from bilevel.study.study import Study
 
@@ -206,8 +206,8 @@ def _one(executor: Executor, units: Units, item: Any) -> Tree:
     while not answers:
         answers = executor.poll(0.0)
     done = answers[0]
-    if not hasattr(done, "results"):
-        raise NotReproduced(f"unit ({item}) fails now: {getattr(done, 'reason', done)}")
+    if not isinstance(done, Done):
+        raise NotReproduced(f"unit ({item}) fails now: {done.reason if isinstance(done, Lost) else done.detail}")
     result: Tree = done.results[0]
     return result
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bilevel.drive import runs
 from bilevel.episodes import Batch, Episode, Scaling
 from bilevel.errors import BadInput
-from bilevel.inner.rule import classes
+from bilevel.inner.rule import RuleTraits, classes
 from bilevel.meta import MetaTraining
 from bilevel.meta.learned import Plan, Values
 from bilevel.meta.objective import plan
@@ -120,7 +120,7 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     config: MetaTraining = study.build(described.get("point", {}))
     view = Run(0, 0, study.key)
     example: Episode = config.tasks.episode("train", study.key.child("example"))
-    if not isinstance(example.support, Batch) or not hasattr(config.rule, "module"):
+    if not isinstance(example.support, Batch) or RuleTraits(config.rule).module is None:
         raise BadInput(f"{folder.run_id}: {type(config.rule).__name__} gives no module that could be adapted")
     ready = plan(dataclasses.replace(config, test_tasks={}), view)
     y = example.support.y

@@ -25,9 +25,11 @@ from bilevel.record import folder as folders
 from bilevel.record import journal, tracking
 from bilevel.record.folder import RunFolder
 from bilevel.record.redaction import redact
+from bilevel.search.port import SearchTraits
 from bilevel.study import history as histories
 from bilevel.study.decisions import Decisions
 from bilevel.study.events import Run, Stage
+from bilevel.study.objective import ObjectiveTraits
 from bilevel.study.study import Study
 
 
@@ -244,7 +246,7 @@ def _slots(study: Study, slots: int | None, stage: Stage) -> int:
     """Trials at work at a time."""
     if slots is not None:
         return slots
-    return getattr(study.search, "members", 1) if study.spreads else stage.room
+    return SearchTraits(study.search).members or 1 if study.spreads else stage.room
 
 
 def _check(study: Study, on: On) -> dict[Any, Any]:
@@ -262,7 +264,7 @@ def _check(study: Study, on: On) -> dict[Any, Any]:
         if study.parameters:  # the class refuses the middle of the space; elsewhere it need not
             return kept
         raise BadInput(f"Study {study.name}: {type(error).__name__}: {error}; give the space other values") from error
-    check = getattr(study.objective, "check", None)
+    check = ObjectiveTraits(study.objective).check
     if check is not None:
         with torch.random.fork_rng(devices=[]):
             check(config, Run(study.key.child("trial", 0).integer(), 0, study.key, kept=kept))

@@ -19,12 +19,15 @@ from bilevel.drive.process import leaving
 from bilevel.drive.progress import Watch
 from bilevel.drive.results import ENDED, Result
 from bilevel.drive.sources import Source
+from bilevel.episodes import TaskTraits
 from bilevel.errors import ClusterFailed, StoreFailed
 from bilevel.execute import Inline, On, Tune, opening
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
+from bilevel.meta.objective import MetaTraining
 from bilevel.record import model, tracking
 from bilevel.record.folder import RunFolder
+from bilevel.search.port import SearchTraits
 from bilevel.study import history as histories
 from bilevel.study.events import Executor, Finished, Opened, Stage, Started
 from bilevel.study.history import History
@@ -64,7 +67,7 @@ class Session:
         same = not before or (before[-1].hardware, before[-1].versions) == (opened.hardware, opened.versions)
         if before and not same:
             self.watch.say(f"recorded on {before[-1].hardware}, going on with {opened.hardware} (or other libraries)")
-        populates = hasattr(self.study.search, "members")  # whose turns do not depend on timing anyway
+        populates = SearchTraits(self.study.search).members is not None  # whose turns do not depend on timing anyway
         window = self.slots if self.study.deterministic and not populates else 0
         driver = Driver(
             self.study,
@@ -124,11 +127,12 @@ class Session:
         """The learned model and the figures, into the run's folder."""
         best = history.best()
         state = results.final_state(self.folder, best) if best is not None else None
-        tasks = None if best is None else getattr(self.study.build(best.point), "tasks", None)
+        config = None if best is None else self.study.build(best.point)
+        tasks = config.tasks if isinstance(config, MetaTraining) else None
         if best is not None and state is not None and tasks is not None and "learned" in state:
             whose = {"study": self.study.name, "run_id": self.folder.run_id, "trial": best.number}
             described = {**whose, "point": dict(best.point), "config": dict(best.config)}
-            model.write(self.folder.path / "model", state["learned"], described, getattr(tasks, "scaling", None))
+            model.write(self.folder.path / "model", state["learned"], described, TaskTraits(tasks).scaling)
         search = results.search(self.folder, self.study) if len(history.trials) > 1 else None
         drawn = figures.draw(results.figure_history(self.folder, history, state), search)
         home = self.folder.path / "figures"

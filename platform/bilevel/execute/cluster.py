@@ -28,10 +28,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 has workers wait f
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning per worker without a GPU
 
 import ray
-import ray._private.node
-import ray._private.ray_constants
-import ray._private.utils
-import ray._private.worker
+
+from bilevel.execute import internals  # isort: skip # it imports Ray
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Cluster:
         if self.joined:
             with _handlers():
                 ray.shutdown()
-            ray._private.worker._worker_logs_enabled = True
+            internals.silence_worker_logs(False)
         if self.guard is not None:
             self.guard.dismiss()
 
@@ -142,7 +140,7 @@ def connect(address: str | None, workers: int | None, cpus: float) -> Cluster:
         _attach(address)
     else:
         posted = _start(workers, cpus)
-    ray._private.worker._worker_logs_enabled = False  # else "a worker died" goes to stdout, which is for results
+    internals.silence_worker_logs(True)
     return Cluster(joined=True, guard=posted)
 
 
@@ -199,27 +197,12 @@ def _attach(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), REACH).close()
         except OSError as error:
             raise BadInput(f"no Ray cluster at {address} ({error}); {cure}") from error
-    constants = ray._private.ray_constants
-    patience, constants.NUM_REDIS_GET_RETRIES = constants.NUM_REDIS_GET_RETRIES, SECONDS
     try:
-        with _handlers(), _discreet():
+        with _handlers(), internals.discreet(), internals.impatient(SECONDS):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise BadInput(f"no Ray cluster could be joined at {address} ({reason}); {cure}") from error
-    finally:
-        constants.NUM_REDIS_GET_RETRIES = patience
-
-
-@contextlib.contextmanager
-def _discreet() -> Iterator[None]:
-    """Within: Ray, which shows a driver's command line to whoever may look, learns the program's name alone."""
-    utils = ray._private.utils
-    before, utils.get_entrypoint_name = utils.get_entrypoint_name, lambda: Path(sys.argv[0]).name
-    try:
-        yield
-    finally:
-        utils.get_entrypoint_name = before
 
 
 @contextlib.contextmanager
@@ -243,19 +226,16 @@ def _start(workers: int | None, cpus: float) -> _Guard:
         "include_dashboard": False,
         "log_to_driver": False,
         "logging_level": logging.CRITICAL,
-        "_system_config": {"task_events_report_interval_ms": 0},  # events are for a dashboard
+        "_system_config": internals.SYSTEM_CONFIG,
         **_memory(),
     }
     if workers is not None:
         options["num_cpus"] = max(math.ceil(workers * cpus), os.cpu_count() or 1)
-    # On the loopback interface alone, whatever other networks this machine is in. The variable that says so would be
-    # read when Ray is imported, by this process too, which may use a cluster elsewhere next.
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     marked = {guard.MARK: posted.mark, **guard.KEEP, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     try:
         for attempt in range(1, START + 1):
             try:
-                with environment(marked), _handlers(), _discreet(), _lean():
+                with environment(marked), _handlers(), internals.discreet(), internals.lean(), internals.loopback():
                     ray.init(**options)
                 break
             except Exception as error:  # Ray raises a bare one when its 30 s have passed
@@ -269,27 +249,8 @@ def _start(workers: int | None, cpus: float) -> _Guard:
     except BaseException:
         posted.dismiss()
         raise
-    finally:
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = True
     _protect_token()
     return posted
-
-
-@contextlib.contextmanager
-def _lean() -> Iterator[None]:
-    """Within: a head starts without the server of the dashboard that nobody asked for, and without an autoscaler.
-
-    Ray waits for the first for more than a second, and both take a core while workers start.
-    """
-    node = ray._private.node.Node
-    before = {name: vars(node)[name] for name in ("start_api_server", "start_monitor") if name in vars(node)}
-    try:
-        for name in before:
-            setattr(node, name, lambda *_, **__: None)
-        yield
-    finally:
-        for name, method in before.items():
-            setattr(node, name, method)
 
 
 @contextlib.contextmanager

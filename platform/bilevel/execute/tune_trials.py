@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bilevel.execute import cluster
+from bilevel.execute import cluster, internals
 from bilevel.execute.actors import line
 from bilevel.execute.stage import KEY
 from bilevel.execute.trial_runner import raised
@@ -45,7 +45,7 @@ def carry_out(desk: Desk, trial: type[tune.Trainable], resources: dict[str, floa
         reuse: whether a trial may follow another one in a process.
     """
     name = f"bilevel-{uuid.uuid4().hex[:8]}"
-    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    session = internals.session_folder()
     try:
         with cluster.environment(ENVIRONMENT), _quiet():
             tune.run(

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bilevel import space as spaces
+from bilevel import trees
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from bilevel.execute import cluster  # noqa: F401 the variables that it sets for Ray
-from bilevel.search.port import Point, Problem, Search, Told
+from bilevel.search.port import Point, Problem, Search, SearcherTraits, Told
 from bilevel.space import Learned, Space
-from bilevel.space.dimensions import Int, Log, LogInt, Normal, OneOf, Uniform, is_dimension
+from bilevel.space.dimensions import Int, Log, LogInt, Normal, OneOf, Uniform, guessed, is_dimension
 
 from ray import tune  # isort: skip # after the variables that `cluster` sets for it
 from ray.tune.search import Searcher
@@ -75,7 +76,7 @@ def as_tune_searcher(
     if not parameters:
         raise BadInput(f"as_tune_searcher: nothing is searched in {space!r}; write a dimension such as lr=Log(1e-4, 1)")
     first = [spaces.complete(space, point) for point in points]
-    if any(getattr(parameter.dimension, "center", None) is not None for parameter in parameters):
+    if any(guessed(parameter.dimension) for parameter in parameters):
         first.insert(0, spaces.complete(space, {}))
     return TuneSearcher(_Declared(search, space, metrics, modes, seed, last, tuple(first)))
 
@@ -102,7 +103,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         config = spaces.build(spaces.settle(self._declared.space, point))
         if isinstance(config, dict):
             return config
-        return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        return trees.fields_of(config)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """A report on the way."""
@@ -164,7 +165,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
             fidelity=declared.last,
         )
         self._searcher = declared.search.open(problem)
-        if hasattr(self._searcher, "turn"):
+        if SearcherTraits(self._searcher).turn is not None:
             name = type(declared.search).__name__
             raise BadInput(f"{name}: members of a population exchange checkpoints; run it in a Study (--on tune)")
         self._history: list[list[Any]] = []

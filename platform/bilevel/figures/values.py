@@ -243,7 +243,7 @@ def _ticks(parameter: Parameter) -> Ticks:
 
 def _rough(parameter: Parameter, value: float, low: float, high: float) -> float:
     """Where a round number lies on the unit interval, though the dimension may have no such value."""
-    whole = getattr(parameter.dimension, "size", None) is not None
+    whole = parameter.dimension.size is not None
     return parameter.dimension.encode(min(max(round(value) if whole and low >= 1 else value, low), high))
 
 
@@ -256,7 +256,7 @@ def importance_chart(found: Importance | None) -> Chart | None:
         return None
     shares = found.shares[:BARS]
     y = -np.arange(len(shares), dtype=float)
-    values, low, high = (np.array([getattr(s, name) for s in shares]) for name in ("value", "low", "high"))
+    values, low, high = (np.array([vars(s)[name] for s in shares]) for name in ("value", "low", "high"))
     color = style.BLUE if found.telling else style.GREY
     bars = Layer("bars", values, y, color, size=0.62, reach=(low, high))
     names = distinct([s.parameter.name for s in shares], 26)

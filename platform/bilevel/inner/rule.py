@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bilevel.episodes import Batch, Key
+from bilevel.traits import Trait, Traits
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`loss(prediction [tasks, samples, outputs], y [tasks, samples, ...]) -> [tasks, samples]`."""
@@ -39,6 +40,17 @@ class Rule(Protocol):
     def evaluate(self, adapted: Any, query: Any, keys: Sequence[Key] | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The query loss [tasks] that the outer loop descends, and further metrics by name, each [tasks]."""
         ...
+
+
+class RuleTraits(Traits):
+    """What a rule may have beside that."""
+
+    normalization = Trait[Literal["batch", "support"] | None](None)
+    """Where batch normalisation takes its statistics from when queries are judged, if it can be chosen."""
+    predict = Trait[Callable[..., Tensor] | None](None)
+    """`predict(adapted, x, keys=None)`: [tasks, samples, outputs], for figures."""
+    module = Trait[Callable[[Any], Any] | None](None)
+    """`module(adapted)`: what was adapted to one task, as a plain `nn.Module`, for `load().adapt`."""
 
 
 def judge(loss: Loss | None, prediction: Tensor, batch: Batch) -> Tensor:

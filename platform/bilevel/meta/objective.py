@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.episodes import Key, Tasks
+from bilevel.episodes import Key, Tasks, TaskTraits
 from bilevel.errors import BadInput, TrialFailed
+from bilevel.inner.rule import RuleTraits
 from bilevel.meta.learned import Plan, Values, check_fits, prepare
 from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, shards
 from bilevel.study.events import Report, Run, Tree, Units
@@ -55,12 +56,12 @@ class MetaTraining:
 
     def __post_init__(self) -> None:
         for name in ("steps", "episodes", "test_episodes", "validate_episodes"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"MetaTraining: {name} is {getattr(self, name)}; it takes at least 1")
+            if vars(self)[name] < 1:
+                raise BadInput(f"MetaTraining: {name} is {vars(self)[name]}; it takes at least 1")
         for name in ("test_steps", "validate_every", "unit", "adaptations"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
+            if vars(self)[name] is not None and vars(self)[name] < 1:
                 raise BadInput(
-                    f"MetaTraining: {name} is {getattr(self, name)}; it takes at least 1, or null for the default"
+                    f"MetaTraining: {name} is {vars(self)[name]}; it takes at least 1, or null for the default"
                 )
         for name in ("adapt", "evaluate"):
             if not callable(getattr(self.rule, name, None)):
@@ -91,8 +92,7 @@ class MetaTraining:
             BadInput, MissingData: they cannot; the message says why and what to do.
         """
         for tasks in (self.tasks, *self.test_tasks.values()):
-            if hasattr(tasks, "check"):
-                tasks.check()
+            TaskTraits(tasks).check()
 
 
 def plan(config: MetaTraining, run: Run) -> Plan:
@@ -209,7 +209,7 @@ def _test(
 ) -> Generator[Report | Units, list[Tree], dict[str, float]]:
     metrics: dict[str, float] = {}
     steps = tuple(range(config.judged_steps + 1))
-    other = "batch" if getattr(ready.rule, "normalization", "batch") == "support" else "support"
+    other = "batch" if RuleTraits(ready.rule).normalization == "support" else "support"
     for name, tasks in {"": config.tasks, **config.test_tasks}.items():
         judge = JudgeUnit(ready, tasks, "test", key.child("test", name or "tasks"), steps, both=True)
         results = yield Units(judge, {"learned": values}, shards(None, config.test_episodes, unit))
@@ -253,7 +253,7 @@ def _join(results: Iterable[Tree]) -> dict[str, Tensor]:
 
 def _in_units_of(tasks: Tasks, metrics: Mapping[str, float]) -> dict[str, float]:
     """Absolute errors in the user's units where the tasks scale their labels."""
-    scaling = getattr(tasks, "scaling", None)
+    scaling = TaskTraits(tasks).scaling
     scale = 1.0 if scaling is None else scaling.y_std
     return {name: value * scale if _is_mae(name) else value for name, value in metrics.items()}
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from bilevel import episodes as episodes_
 from bilevel import trees
 from bilevel.batched import Network
-from bilevel.episodes import Batch, Episode, Key, Split, Tasks
+from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits
 from bilevel.errors import BadInput
 from bilevel.inner.baselines import baselines
+from bilevel.inner.rule import RuleTraits
 from bilevel.meta.learned import Plan, Values
 from bilevel.study.events import Tree
 
@@ -114,7 +115,7 @@ class JudgeUnit:
         result: Tree = {name: torch.stack(columns, 1) for name, columns in found.items()}
         if self.both:
             result |= {f"baseline/{name}": value.unsqueeze(1) for name, value in baselines(episode).items()}
-        cluster = getattr(self.tasks, "cluster", None)
+        cluster = TaskTraits(self.tasks).cluster
         if cluster is not None:
             result["cluster"] = torch.tensor([cluster(self.split, key) for key in keys])
         return result
@@ -123,9 +124,10 @@ class JudgeUnit:
     def _other(rule: Any) -> Any:
         """The rule under the other normalisation policy, where that makes a difference."""
         networks = [n for n in vars(rule).values() if isinstance(n, Network) and n.normalizes]
-        if not networks or not hasattr(rule, "normalization"):
+        policy = RuleTraits(rule).normalization
+        if not networks or policy is None:
             return None
-        return dataclasses.replace(rule, normalization="support" if rule.normalization == "batch" else "batch")
+        return dataclasses.replace(rule, normalization="support" if policy == "batch" else "batch")
 
 
 @dataclass(frozen=True)
@@ -141,19 +143,20 @@ class ExhibitUnit:
         """`{"support", "query": {x, y}, "predictions": [episodes, steps + 1, samples, outputs]}`, or nothing."""
         values = _fresh(shared["learned"])
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
-        own = getattr(self.tasks, "exhibit", None)
+        own = TaskTraits(self.tasks).exhibit
         rule = self.plan.rule
         if own is not None:
             episode = trees.to_device(episodes_.stack([own(key) for key in keys]), _device(values))
         else:
             episode = draw(self.tasks, "test", keys, _device(values))
-        if not isinstance(episode.support, Batch) or not hasattr(rule, "predict"):
+        predict = RuleTraits(rule).predict
+        if not isinstance(episode.support, Batch) or predict is None:
             return {}
         states = rule.adapt(self.plan.meta(values), episode.support, None)
         predictions = []
         for adapted in islice(states, self.steps + 1):
             with torch.no_grad():
-                predictions.append(rule.predict(adapted, episode.query.x))
+                predictions.append(predict(adapted, episode.query.x))
         shown: Tree = {"support": _plain(episode.support), "query": _plain(episode.query)}
         shown["predictions"] = torch.stack(predictions, 1)
         return shown

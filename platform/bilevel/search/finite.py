@@ -10,6 +10,7 @@ from typing import Any
 from bilevel.episodes import Key
 from bilevel.search.port import Point
 from bilevel.space.dimensions import Dimension, LogNormal, Normal, OneOf, Parameter
+from bilevel.space.dimensions.port import DimensionTraits
 
 _DRAWS = 100
 _LISTED = 10_000
@@ -89,7 +90,7 @@ def values(dimension: Dimension, most: float = math.inf) -> Sequence[Any] | None
 def _all(dimension: Any, size: int) -> Sequence[Any]:
     if not dimension.log:
         return [dimension.decode((i + 0.5) / size) for i in range(size)]
-    step = getattr(dimension, "step", 1)
+    step = DimensionTraits(dimension).step or 1
     return [dimension.decode(dimension.encode(dimension.low + i * step)) for i in range(size)]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from bilevel import space as spaces
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
-from bilevel.search.port import Problem, Search, Searcher, Told
+from bilevel.search.port import Problem, Search, Searcher, SearcherTraits, Told
 from bilevel.space import Space
+from bilevel.space.dimensions import guessed
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Loop:
         self._searcher: Searcher = search.open(problem)
         self._turn = 0
         self._first = [spaces.complete(space, point) for point in points]
-        if any(getattr(parameter.dimension, "center", None) is not None for parameter in parameters):
+        if any(guessed(parameter.dimension) for parameter in parameters):
             self._first.insert(0, spaces.complete(space, {}))
         self._limit = math.inf if trials is None else trials
         self._trials: list[Trial] = []
@@ -136,8 +137,8 @@ class Loop:
         Raises:
             BadInput: this search has no turns, or a member that is out was left out.
         """
-        population: Any = self._searcher
-        if not hasattr(population, "turn"):
+        take_turn = SearcherTraits(self._searcher).turn
+        if take_turn is None:
             raise BadInput(f"{self._name}.turn: only a population has turns (PBT); tell each trial's value instead")
         if values.keys() != self._out:
             raise BadInput(
@@ -145,7 +146,7 @@ class Loop:
             )
         (minimize,) = self._minimize
         standing = {number: float(value) if minimize else -float(value) for number, value in values.items()}
-        moves = population.turn(self._turn, standing, {number: self._trials[number].point for number in values})
+        moves = take_turn(self._turn, standing, {number: self._trials[number].point for number in values})
         self._turn += 1
         moved = {
             number: Trial(number, spaces.build(spaces.settle(self._space, move.point)), move.point, donor=move.donor)

@@ -109,6 +109,6 @@ class NSGA2:
 
 def _check(search: Any, **least: int) -> None:
     for name, low in least.items():
-        value = getattr(search, name)
+        value = vars(search)[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise BadInput(f"{type(search).__name__}: {name}={value!r}; it takes a whole number from {low} on")

@@ -13,6 +13,7 @@ from bilevel.errors import BadInput
 from bilevel.search.loop import start
 from bilevel.search.port import Move, Point, Problem, Told
 from bilevel.space.dimensions import Dimension, Parameter, same
+from bilevel.space.dimensions.port import DimensionTraits, guessed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class PBT:
 
     def __post_init__(self) -> None:
         for name, low in (("members", 2), ("every", 1)):
-            value = getattr(self, name)
+            value = vars(self)[name]
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise BadInput(f"PBT: {name}={value!r}; it takes a whole number from {low} on")
         if self.by is not None and (not isinstance(self.by, str) or not self.by):
@@ -95,7 +96,7 @@ class _Population:
         self._out = 0
         parents = {name for parameter in problem.parameters for name, _ in parameter.when}
         self._travel = parents | set(options.fixed)
-        self._centered = any(getattr(p.dimension, "center", None) is not None for p in problem.parameters)
+        self._centered = any(guessed(p.dimension) for p in problem.parameters)
         self._places = self._spread(options.members - self._centered)
 
     def _spread(self, count: int) -> np.ndarray[Any, Any]:
@@ -194,7 +195,7 @@ def _multiplied(dimension: Dimension, value: Any, factor: float) -> Any:
     found = dimension.decode(dimension.encode(target))
     if not same(found, value):
         return found
-    step = getattr(dimension, "step", None) or 1
+    step = DimensionTraits(dimension).step or 1
     return dimension.decode(dimension.encode(_within(value + math.copysign(step, math.log(factor)), low, high)))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bilevel.episodes import Key
 from bilevel.space.dimensions import Parameter
+from bilevel.traits import Trait, Traits
 
+DEFAULT_TRIALS = 50
+"""Trials of a search that does not say how many."""
 Point = Mapping[str, Any]
 """Searched values by the name of their parameter, of the parameters that are active (conditions hold)."""
 
@@ -129,3 +132,21 @@ class Search(Protocol):
             BadInput: it cannot search such a space or so many objectives; the message names the field and the cure.
         """
         ...
+
+
+class SearchTraits(Traits):
+    """What a search's declaration may say beside that."""
+
+    members = Trait[int | None](None)
+    """Of a population: how many trials run side by side and learn from each other."""
+    trials = Trait[int | None](DEFAULT_TRIALS)
+    """How many it asks for if the study does not say; None: as many as it has (a grid)."""
+
+
+class SearcherTraits(Traits):
+    """What a search at work may do beside that."""
+
+    turn = Trait[Callable[[int, Mapping[int, float], Mapping[int, Point]], Mapping[int, Move]] | None](None)
+    """Of a population: see `Population.turn`."""
+    grow = Trait[Callable[[tuple[Parameter, ...]], None] | None](None)
+    """Learn of values that the objective has asked for on the way."""

@@ -41,7 +41,7 @@ def assign(node: Any, path: str, value: Any, *, whole: str | None = None, free: 
     name, rest = (path, "") if path in inside else (path.partition(".")[0], path.partition(".")[2])
     if isinstance(node, Learned):
         if name in ("by", "per", "start"):
-            return dataclasses.replace(node, **{name: _put(getattr(node, name), rest, value, whole, Any)})
+            return dataclasses.replace(node, **{name: _put(vars(node)[name], rest, value, whole, Any)})
         return dataclasses.replace(node, value=assign(_factory(node.value, whole), path, value, whole=whole))
     target: Any = node.target if isinstance(node, Space) else type(node) if dataclasses.is_dataclass(node) else None
     bag = target is None or (isinstance(target, type) and issubclass(target, BAGS))

@@ -73,7 +73,7 @@ def _walk(node: Any, path: str, name: str, when: tuple[tuple[str, Any], ...], sh
     if isinstance(node, Learned):
         yield from _walk(node.value, path, name, when, shapes or node.builds)
         for part in ("by", "per", "start"):
-            yield from _walk(getattr(node, part), dot(path, part), dot(name, part), when, False)
+            yield from _walk(vars(node)[part], dot(path, part), dot(name, part), when, False)
     elif is_dimension(node):
         yield Parameter(name, path, node, when, shapes)
         if isinstance(node, OneOf):
@@ -92,7 +92,7 @@ def _settle(node: Any, point: Mapping[str, Any], name: str) -> Any:
         return _settle(node.option(value), point, f"{name}[{value}]") if isinstance(node, OneOf) else value
     if isinstance(node, Learned):
         parts = {"value": _settle(node.value, point, name)}
-        parts |= {part: _settle(getattr(node, part), point, dot(name, part)) for part in ("by", "per", "start")}
+        parts |= {part: _settle(vars(node)[part], point, dot(name, part)) for part in ("by", "per", "start")}
         return dataclasses.replace(node, **parts) if _changed(vars(node), parts) else node
     inside = children(node)
     changed = _changed(inside, {part: _settle(child, point, dot(name, part)) for part, child in inside.items()})

@@ -149,7 +149,7 @@ def flatten(node: Any, path: str = "") -> dict[str, Any]:
     if isinstance(node, Learned):
         flat = flatten(node.value, path)
         for name in ("by", "per", "start"):
-            value = getattr(node, name)
+            value = vars(node)[name]
             if name == "by" or value not in ("one", None):
                 flat |= flatten(value, dot(path, name))
         return flat

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from bilevel import space as spaces
 from bilevel.errors import BadInput
 from bilevel.search.ahead import Ahead, Pending
 from bilevel.search.choose import choose
 from bilevel.search.plain import Grid
-from bilevel.search.port import Point, Population, Search, Searcher, Told
+from bilevel.search.port import Point, Population, Search, Searcher, SearcherTraits, Told
 from bilevel.space.conversion.text import read
-from bilevel.space.dimensions import Parameter
+from bilevel.space.dimensions import Parameter, guessed
 from bilevel.study.events import Asked, Reported
 from bilevel.study.history import History, Trial
 from bilevel.study.study import Study
@@ -53,7 +53,7 @@ class Asking:
         self.exhausted = ""
         """Why the search has nothing more to propose, if that is so."""
         self._searcher = self._open()
-        self.population: Population | None = self._searcher if hasattr(self._searcher, "turn") else None  # type: ignore[assignment]
+        self.population = _population(self._searcher)
         self._ahead: Ahead | None = None
         self._ask_seconds = 0.0
         self._found: dict[str, Any] = {}  # values that the objective asked for by itself: their dimensions
@@ -93,9 +93,9 @@ class Asking:
                 raise BadInput(
                     f"Study {study.name}: points: where refuses {dict(given)}; leave it out, or change where"
                 )
-        guessed = any(getattr(parameter.dimension, "center", None) is not None for parameter in study.parameters)
+        has_guess = any(guessed(parameter.dimension) for parameter in study.parameters)
         middle = spaces.complete(study.space, {})
-        if guessed and self.population is None and self.allowed(middle):
+        if has_guess and self.population is None and self.allowed(middle):
             points.insert(0, middle)
         return [dict(point) for index, point in enumerate(points) if point not in points[:index]]
 
@@ -154,7 +154,7 @@ class Asking:
         """The objective asked for values of its own (`define_by_run`): the search learns that they are there."""
         new = {name: said["dimension"] for name, said in found.items() if self._found.get(name) != said["dimension"]}
         self._found |= new
-        if new and self._listener is not None and hasattr(self._searcher, "grow"):
+        if new and self._listener is not None and SearcherTraits(self._searcher).grow is not None:
             declared = {parameter.name: parameter for parameter in self.study.parameters}
             own = {name: Parameter(name, name, read(described)) for name, described in self._found.items()}
             self._listener.grow(tuple({**own, **declared}.values()))  # type: ignore[union-attr]
@@ -273,3 +273,7 @@ class Asking:
         """Let go of what thinks ahead."""
         if self._ahead is not None:
             self._ahead.close()
+
+
+def _population(searcher: Searcher | None) -> Population | None:
+    return cast(Population, searcher) if SearcherTraits(searcher).turn is not None else None

@@ -12,14 +12,11 @@ from typing import Any, Literal
 from bilevel import space as spaces
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
-from bilevel.search.port import Problem, Search
+from bilevel.search.port import Problem, Search, SearcherTraits, SearchTraits
 from bilevel.search.stop import Stop
 from bilevel.space import Space
 from bilevel.space.dimensions import Parameter
-from bilevel.study.events import Units
-
-TRIALS = 50
-"""Trials of a search that does not say how many."""
+from bilevel.study.objective import ObjectiveTraits, spreads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +130,12 @@ class Study:
     @property
     def spreads(self) -> bool:
         """Whether the objective yields units of work: then it runs in the driver, and its units on the workers."""
-        said = getattr(self.objective, "spreads", None)
-        if said is not None:
-            return bool(said)
-        names = getattr(getattr(self.objective, "__code__", None), "co_names", ())
-        if "Units" not in names:
-            return False
-        known = getattr(self.objective, "__globals__", {})  # it may be an attribute of something else
-        return "bilevel" in names or any(Units in (known.get(n), getattr(known.get(n), "Units", None)) for n in names)
+        return spreads(self.objective)
 
     @property
     def searches(self) -> bool:
         """Whether there is anything to search for."""
-        return bool(self.parameters) or self.search is not None or getattr(self.objective, "suggests", False)
+        return bool(self.parameters) or self.search is not None or ObjectiveTraits(self.objective).suggests
 
     @property
     def budget(self) -> int | None:
@@ -154,7 +144,7 @@ class Study:
             return self.trials
         if not self.searches:
             return 1
-        return getattr(self.search, "trials", TRIALS) if self.search is not None else TRIALS
+        return SearchTraits(self.search).trials
 
     def problem(self) -> Problem:
         """What the search is to solve."""
@@ -177,7 +167,7 @@ class Study:
         Raises:
             BadInput: no such path, or a value that does not fit.
         """
-        free = getattr(self.objective, "suggests", False)
+        free = ObjectiveTraits(self.objective).suggests
         return dataclasses.replace(self, space=spaces.assign(self.space, path, value, free=free))
 
     def config(self, point: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -208,8 +198,8 @@ def _check_kinds(study: Study) -> None:
         ("warm_start", Sequence, "a list of runs or studies, by name"),
         ("deterministic", bool, "True or False"),
     ):
-        if not isinstance(getattr(study, name), kind):
-            raise BadInput(f"Study {study.name}: {name} is {getattr(study, name)!r}; it takes {wanted}")
+        if not isinstance(vars(study)[name], kind):
+            raise BadInput(f"Study {study.name}: {name} is {vars(study)[name]!r}; it takes {wanted}")
     for point in study.points if not isinstance(study.points, str) else (study.points,):
         if not isinstance(point, Mapping):
             raise BadInput(f"Study {study.name}: points has {point!r}; it takes a list of configurations, as [{{...}}]")
@@ -221,29 +211,29 @@ def _check_kinds(study: Study) -> None:
 def _check_numbers(study: Study) -> None:
     whole = {"seed": 0, "trials": 1, "threads": 1, "repeats": 1, "confirm": 0, "retries": 0, "plateau": 1}
     for name, low in whole.items():
-        value = getattr(study, name)
+        value = vars(study)[name]
         if value is None and name in ("trials", "plateau"):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise BadInput(f"Study {study.name}: {name} is {value!r}; it takes a whole number from {low} on")
     for name, least in {"cpus": 0.0, "gpus": 0.0, "seconds": 0.0, "target": -math.inf}.items():
-        value = getattr(study, name)
+        value = vars(study)[name]
         if value is None and name in ("seconds", "target"):
             continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
             wanted = "a number" if name == "target" else "a number from 0 on"
             raise BadInput(f"Study {study.name}: {name} is {value!r}; it takes {wanted}")
     for name in ("cpus", "gpus"):
-        value = getattr(study, name)
+        value = vars(study)[name]
         if value > 1 and value != int(value):
             raise BadInput(f"Study {study.name}: {name}={value}; Ray takes fractions below 1, else whole numbers")
 
 
 def _check_words(study: Study) -> None:
     for name, words in (("value", ("last", "best")), ("isolation", ("actor", "process"))):
-        if getattr(study, name) not in words:
+        if vars(study)[name] not in words:
             raise BadInput(
-                f"Study {study.name}: {name} is {getattr(study, name)!r}; it takes {' or '.join(map(repr, words))}"
+                f"Study {study.name}: {name} is {vars(study)[name]!r}; it takes {' or '.join(map(repr, words))}"
             )
     for names in (_names(study.minimize), _names(study.maximize)):
         if len(set(names)) < len(names):
@@ -261,7 +251,7 @@ def _check_words(study: Study) -> None:
 
 
 def _check_learned(study: Study) -> None:
-    allowed = getattr(study.objective, "learns", ())
+    allowed = ObjectiveTraits(study.objective).learns
     for path, _ in spaces.learned(study.space):
         if path.partition(".")[0] not in allowed:
             able = f"it learns what is under {', '.join(allowed)}" if allowed else "it learns nothing by gradient"
@@ -272,17 +262,17 @@ def _check_learned(study: Study) -> None:
 
 def _check_search(study: Study) -> None:
     for name, known in (("search", "search; use TPE(), CMAES(), Random(), ..."), ("stop", "rule; use ASHA(...), ...")):
-        value = getattr(study, name)
+        value = vars(study)[name]
         if isinstance(value, type):
             raise BadInput(f"Study {study.name}: {name}={_name(value)} is a class; write {_name(value)}(...)")
         if value is not None and not callable(getattr(value, "open", None)):
             raise BadInput(f"Study {study.name}: {name}={value!r} is no {known}")
     if isinstance(study.warm_start, str):
         raise BadInput(f"Study {study.name}: warm_start={study.warm_start!r}; it takes names: ({study.warm_start!r},)")
-    suggests = getattr(study.objective, "suggests", False)
+    suggests = ObjectiveTraits(study.objective).suggests
     if not study.parameters:
         for name in ("points", "where", "warm_start"):
-            if getattr(study, name):
+            if vars(study)[name]:
                 raise BadInput(
                     f"Study {study.name}: {name} is for searched values, and the space has none; write them as"
                     f" dimensions, such as lr=Log(1e-4, 1e-1), or leave {name} out"
@@ -307,7 +297,7 @@ def _check_search(study: Study) -> None:
 def _grows(search: Search, problem: Problem) -> bool:
     """Whether a search can learn of values on the way."""
     try:
-        return hasattr(search.open(problem), "grow")
+        return SearcherTraits(search.open(problem)).grow is not None
     except BadInput:  # it needs something to begin with
         return False
 
@@ -335,7 +325,7 @@ def _check_together(study: Study) -> None:
                 "leave it out, or keep one and put bounds on the others (limits)"
             )
     for name, there in lasting.items():
-        if there and hasattr(study.search, "members"):
+        if there and SearchTraits(study.search).members is not None:
             raise BadInput(
                 f"Study {study.name}: {name} does not go with {_name(study.search)}, whose members live as long as the"
                 f" study; leave {name} out, or search with TPE()"

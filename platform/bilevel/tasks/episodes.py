@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.episodes import Batch, Episode, Key, Split
 from bilevel.errors import BadInput
 from bilevel.tasks.fewshot import Ints, check_counts, check_ways, draw_classes, draw_samples, labelled
@@ -107,7 +108,7 @@ class Episodes:
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: the fields, not what is worked out from them."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return trees.fields_of(self)
 
 
 def _listed(values: Iterable[Hashable], most: int = 12) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
 from bilevel.errors import BadInput, MissingData
 from bilevel.tasks.data import VARIABLE, find
@@ -111,7 +112,7 @@ class Grouped:
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: the fields, not what is worked out from them."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return trees.fields_of(self)
 
 
 @dataclass(frozen=True)

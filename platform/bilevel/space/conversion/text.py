@@ -9,11 +9,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from bilevel import trees
 from bilevel.errors import BadInput
-from bilevel.space import Space, dimensions
-from bilevel.space.dimensions import OneOf
+from bilevel.space import Space
+from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
+from bilevel.space.tree import children
 
-_KINDS = {name: getattr(dimensions, name) for name in ("Uniform", "Log", "Int", "LogInt", "Normal", "LogNormal")}
+_KINDS = {kind.__name__: kind for kind in (Uniform, Log, Int, LogInt, Normal, LogNormal)}
 
 
 def to_json(space: Space) -> str:
@@ -57,16 +59,14 @@ def describe(value: Any, where: str = "") -> Any:
         ]
         return {"OneOf": options, "ordered": value.ordered, "center": value.center}
     if type(value) in _KINDS.values():
-        given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {type(value).__name__: given}
+        return {type(value).__name__: trees.fields_of(value)}
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {"dict": {name: describe(inside, _dot(where, name)) for name, inside in value.items()}}
     if isinstance(value, Space):
         inside = {name: describe(part, _dot(where, name)) for name, part in value.values.items()}
         return {"Space": _path(value.target, where), "values": inside}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        inside = {name: describe(part, _dot(where, name)) for name, part in parts.items()}
+        inside = {name: describe(part, _dot(where, name)) for name, part in children(value).items()}
         return {"object": _path(type(value), where), "values": inside}
     raise BadInput(f"{where}: {value!r} cannot be written as JSON; plain values, dimensions and dataclasses can")
 

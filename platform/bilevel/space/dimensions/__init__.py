@@ -2,7 +2,7 @@
 
 from bilevel.space.dimensions.choices import OneOf, admit, label
 from bilevel.space.dimensions.numbers import Int, Log, LogInt, LogNormal, Normal, Uniform
-from bilevel.space.dimensions.port import Dimension, Parameter, is_dimension, same
+from bilevel.space.dimensions.port import Dimension, Parameter, guessed, is_dimension, same
 
 __all__ = [
     "Dimension",
@@ -15,6 +15,7 @@ __all__ = [
     "Parameter",
     "Uniform",
     "admit",
+    "guessed",
     "is_dimension",
     "label",
     "same",

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from bilevel.errors import BadInput
+from bilevel.space.dimensions.port import DimensionTraits
 
 _LARGEST = math.log(sys.float_info.max)
 
@@ -21,7 +22,7 @@ def check_range(dimension: Any, *, whole: bool = False) -> None:
     name, low, high = type(dimension).__name__, dimension.low, dimension.high
     shown = f"{name}({low!r}, {high!r})"
     for field in dataclasses.fields(dimension) if whole else ():
-        value = getattr(dimension, field.name)
+        value = vars(dimension)[field.name]
         if value is not None and not is_whole(value):
             raise BadInput(f"{name}: {field.name}={value!r}; it takes a whole number")
     if not (is_number(low) and is_number(high)):
@@ -34,7 +35,7 @@ def check_range(dimension: Any, *, whole: bool = False) -> None:
         raise BadInput(f"{shown}: nothing to choose; write the constant {low!r} instead")
     if dimension.log and low <= 0:
         raise BadInput(f"{shown}: a logarithmic scale has positive bounds")
-    step = getattr(dimension, "step", None)
+    step = DimensionTraits(dimension).step
     if step is not None and not (is_number(step) and 0 < step <= (high - low or step) * (1 + 1e-9)):
         raise BadInput(f"{name}: step={step!r}; it takes a positive number up to {high - low:g}")
     if dimension.center is not None and not dimension.contains(dimension.center):
@@ -53,7 +54,7 @@ def check_normal(dimension: Any) -> None:
         raise BadInput(f"{name}({mean!r}, {sd!r}): give a finite mean and a positive deviation")
     if dimension.log and abs(mean) + 8 * sd > _LARGEST:
         raise BadInput(f"{name}({mean!r}, {sd!r}): they are those of the logarithm; take smaller ones")
-    step = getattr(dimension, "step", None)
+    step = DimensionTraits(dimension).step
     if step is not None and not (is_number(step) and step > 0):
         raise BadInput(f"{name}: step={step!r}; it takes a positive number")
 

@@ -129,7 +129,7 @@ def label(thing: Any) -> Any:
         return str(thing.__qualname__).rpartition("<locals>.")[2]
     kind = type(thing).__qualname__.rpartition("<locals>.")[2]
     if dataclasses.is_dataclass(thing):
-        changed = [f"{f.name}={_shown(getattr(thing, f.name))}" for f in dataclasses.fields(thing) if _own(thing, f)]
+        changed = [f"{f.name}={_shown(vars(thing)[f.name])}" for f in dataclasses.fields(thing) if _own(thing, f)]
         return f"{kind}({', '.join(changed)})" if changed else kind
     said = repr(thing)
     return kind if " at 0x" in said or "\n" in said or len(said) > _LONGEST else said
@@ -145,7 +145,7 @@ def _own(thing: Any, field: dataclasses.Field[Any]) -> bool:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    return field.init and label(getattr(thing, field.name)) != label(default)
+    return field.init and label(vars(thing)[field.name]) != label(default)
 
 
 def _check(choice: OneOf) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
+from bilevel.traits import Trait, Traits
+
 
 class Dimension(Protocol):
     """A set of values laid out over the unit interval; equal lengths are equally likely before anything is known."""
@@ -42,6 +44,20 @@ class Dimension(Protocol):
     def contains(self, value: Any) -> bool:
         """Whether the value is one of those."""
         ...
+
+
+class DimensionTraits(Traits):
+    """What a dimension may have beside that."""
+
+    center = Trait[Any](None)
+    """The value that the user guesses: where a search starts."""
+    step = Trait[float | None](None)
+    """The distance of neighbouring values."""
+
+
+def guessed(dimension: Dimension) -> bool:
+    """Whether the user has said where to start."""
+    return DimensionTraits(dimension).center is not None
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ def short(dimension: Any) -> str:
     """A dimension as one writes it: what has its default is left out."""
     shown = []
     for field in dataclasses.fields(dimension):
-        value = getattr(dimension, field.name)
+        value = vars(dimension)[field.name]
         if field.default is dataclasses.MISSING:
             shown.append(repr(value))
         elif value != field.default:
