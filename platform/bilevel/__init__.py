@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bilevel.search.stop import ASHA, Hyperband
     from bilevel.space import Learned, Space
     from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
+    from bilevel.study.define_by_run import define_by_run
     from bilevel.study.events import Report, Run
     from bilevel.study.study import Study
 
@@ -57,6 +58,7 @@ _HOMES = {
     "Study": "study.study",
     "Tune": "execute",
     "Uniform": "space.dimensions",
+    "define_by_run": "study.define_by_run",
     "load": "drive.learner",
     "meta_train": "meta",
     "resume": "drive.runs",
@@ -97,6 +99,7 @@ __all__ = [
     "Study",
     "Tune",
     "Uniform",
+    "define_by_run",
     "load",
     "meta_train",
     "resume",

@@ -15,6 +15,8 @@ from bilevel import trees
 from bilevel.errors import BadInput
 from bilevel.traits import Trait, Traits
 
+__all__ = ["Batch", "Episode", "Key", "Scaling", "TaskTraits", "Tasks", "stack"]
+
 Split = Literal["train", "valid", "test"]
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from bilevel.errors import BadInput
 
+__all__ = ["conv4", "mlp"]
+
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "elu": nn.ELU,
 }  # fmt: skip

@@ -18,7 +18,7 @@ from torch import nn
 
 from bilevel import nets, trees
 from bilevel.episodes import Batch, Episode, Key
-from bilevel.execute import Inline, Ray
+from bilevel.execute import Inline, Ray, opening
 from bilevel.inner import GradientDescent
 from bilevel.meta import MetaTraining, meta_train
 from bilevel.meta.movers import Adam
@@ -69,8 +69,8 @@ class Ours:
             tasks=tasks, rule=rule, steps=ENDLESS, validate_every=ENDLESS, episodes=case.tasks, unit=case.unit
         )  # fmt: skip
         self._workers, self._ticket = workers, 0
-        executor = Ray(workers=workers) if workers else Inline()
-        self._executor: Executor = executor.open(threads=1, code=(os.path.dirname(__file__),))  # noqa: PTH120
+        place = Ray(workers=workers) if workers else Inline()
+        self._executor: Executor = opening.executor(place, 1, (os.path.dirname(__file__),))  # noqa: PTH120
         while self._executor.alive < workers:
             self._executor.poll(0.1)
         self._training = self._start()

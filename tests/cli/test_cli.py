@@ -159,7 +159,7 @@ def test_a_broken_file_is_refused_with_its_own_line(home: Path, capsys: pytest.C
 
 
 def test_missing_data_say_where_they_are_had(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gallery = Path(__file__).parents[1] / "search_spaces"
+    gallery = Path(__file__).parents[2] / "search_spaces"
     for name, words in {
         "omniglot_maml.py": ("brendenlake/omniglot", "MIT", "BILEVEL_DATA"),
         "patients_maml.py": ("parkinsons_updrs.csv", "BILEVEL_DATA"),

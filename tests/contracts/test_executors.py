@@ -31,7 +31,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def opened(cluster: None) -> Iterator[dict[str, Executor]]:
-    live = {name: place.open() for name, place in PLACES.items()}
+    live = {name: opening.executor(place) for name, place in PLACES.items()}
     yield live
     for executor in live.values():
         executor.close()
@@ -204,7 +204,7 @@ def test_torch_defaults_of_the_driver_hold_on_workers() -> None:
     try:
         torch.set_default_dtype(torch.float64)
         for place in (Inline(), Ray(workers=1)):
-            pool = place.open()
+            pool = opening.executor(place)
             (result,) = carried_out(pool, Units(zeros, {}, (1,)))
             assert result.dtype == torch.float64
             pool.close()
@@ -236,7 +236,7 @@ def test_a_study_file_may_import_its_neighbours(
 
 @pytest.mark.parametrize("place", [Inline(), Ray(workers=1)], ids=PLACES)
 def test_close_may_be_called_twice_and_with_work_left(place: Inline | Ray) -> None:
-    executor = place.open()
+    executor = opening.executor(place)
     executor.submit(0, Units(scaled, {"w": torch.ones(2)}, tuple(range(50))))
     executor.close()
     executor.close()

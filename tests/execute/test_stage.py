@@ -27,6 +27,7 @@ from bilevel import Int, OneOf, Ray, Report, Run, Space, Tune
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from bilevel.execute import cluster as clusters
+from bilevel.execute import opening
 from bilevel.execute import stage as stages
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.stage import RayStage
@@ -196,8 +197,8 @@ def opened(cluster: None) -> Iterator[dict[str, Stage]]:
     """One worker: what a trial leaves behind is there for the next one."""
     live: dict[str, Stage] = {
         "inline": InlineStage(script(), {}, echo=False),
-        "ray": Ray(workers=1).stage(script()),
-        "tune": Tune(workers=1).stage(script()),
+        "ray": opening.stage(Ray(workers=1), script()),
+        "tune": opening.stage(Tune(workers=1), script()),
     }
     yield live
     for stage in live.values():
@@ -427,7 +428,7 @@ def test_a_trial_that_is_closed_says_no_more_and_leaves_its_place(stage: Stage, 
     mine: Stage = (
         InlineStage(script(space), {}, echo=False)
         if isinstance(stage, InlineStage)
-        else (Ray if isinstance(stage, RayStage) else Tune)(workers=1).stage(script(space))
+        else opening.stage((Ray if isinstance(stage, RayStage) else Tune)(workers=1), script(space))
     )
     try:
         pids = set()
@@ -563,7 +564,7 @@ def _weighed(values: Any) -> Weighed:
 def test_data_in_the_space_travels_once(cluster: None) -> None:
     Weighed.packed = 0
     space = Space(Act, what=OneOf(*ACTS), n=Int(1, 1000), data=OneOf(Weighed(), "none"))
-    stage = Ray(workers=1).stage(script(space))
+    stage = opening.stage(Ray(workers=1), script(space))
     try:
         packed = Weighed.packed
         for trial in range(5):
@@ -578,7 +579,7 @@ def test_data_in_the_space_travels_once(cluster: None) -> None:
 
 @pytest.mark.parametrize("place", [Ray, Tune])
 def test_a_process_of_its_own_for_each_trial_if_asked_for(cluster: None, place: type[Ray | Tune]) -> None:
-    stage = place(workers=1).stage(script(), fresh=True)
+    stage = opening.stage(place(workers=1), script(), fresh=True)
     try:
         pids = [one(stage, "busy", 1, trial=trial).reports[0].metrics["pid"] for trial in range(2)]
     finally:
@@ -596,7 +597,7 @@ def test_a_function_that_does_not_stop_when_told_shares_its_process_with_nobody(
             run.report(step, {"loss": 1.0, "pid": os.getpid()})
 
     called = Script(heedless, SPACE, KEY, "loss", minimize=True)
-    stage: Stage = InlineStage(called, {}, echo=False) if place is None else place(workers=1).stage(called)
+    stage: Stage = InlineStage(called, {}, echo=False) if place is None else opening.stage(place(workers=1), called)
     try:
         first = perform(stage, order("count", 2), until=1)[0].reports[0].metrics["pid"]
         stage.close_trial(0)
@@ -611,9 +612,9 @@ def test_a_function_that_does_not_stop_when_told_shares_its_process_with_nobody(
 
 def test_what_no_node_can_hold_is_refused(cluster: None) -> None:
     with pytest.raises(BadInput, match=r"no node has 64 CPUs .*ask for at most 4 \(Study\.cpus"):
-        Ray(workers=1).stage(script(), cpus=64)
+        opening.stage(Ray(workers=1), script(), cpus=64)
     with pytest.raises(BadInput, match=r"no node has 2 GPUs"):
-        Ray(workers=1).stage(script(), gpus=2)
+        opening.stage(Ray(workers=1), script(), gpus=2)
 
 
 def test_no_node_may_have_both(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -632,4 +633,4 @@ def test_an_objective_that_cannot_be_pickled_is_bad_input(cluster: None) -> None
         return float(lock.locked())
 
     with pytest.raises(BadInput, match="cannot pickle"):
-        Ray(workers=1).stage(Script(locked, SPACE, KEY, "loss", minimize=True))
+        opening.stage(Ray(workers=1), Script(locked, SPACE, KEY, "loss", minimize=True))

@@ -1,4 +1,4 @@
-"""`python -m bilevel.cli`: the same as `bilevel`."""
+"""What does `python -m bilevel.cli` run? The same as the command `bilevel`."""
 
 from bilevel.cli import main
 

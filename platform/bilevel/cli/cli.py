@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   bilevel report last                                         the search as one HTML page
   bilevel adapt last --support mine.npz --query new.npz       use what was learned on a task of your own
   bilevel ui                                                  look at everything in the MLflow dashboard
+  bilevel help TPE                                            what a name of the library means; alone: all names
 """
 
 
@@ -136,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     check = command("doctor", commands.doctor, "say in one screen what works here")
     check.add_argument("--address", metavar="A", help="a Ray cluster to try")
     check.add_argument("--track", metavar="URI", help="a tracking server to try")
+    about = command(
+        "help", commands.explain, "explain a command, a public name, or the words of Optuna and Ray Tune", store=False
+    )
+    about.add_argument("topic", nargs="?", metavar="TOPIC", help="a command, TPE, tasks.Grouped, optuna, ray-tune, ...")
+    about.set_defaults(describe=lambda topic: words.choices[topic].format_help() if topic in words.choices else None)
     return parser
 
 

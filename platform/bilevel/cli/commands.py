@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bilevel import space as spaces
 from bilevel.cli import doctor as doctors
-from bilevel.cli import server
+from bilevel.cli import reference, server
 from bilevel.drive import audit as audits
 from bilevel.drive import learner, results, runs, sources
 from bilevel.drive.results import Result
@@ -378,3 +378,16 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def _out() -> Console:
     return Console(highlight=False, soft_wrap=True)
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Explain a command, a name or another tool's words."""
+    command = arguments.describe(arguments.topic)
+    if command is not None:
+        sys.stdout.write(command)
+    else:
+        reference.show(arguments.topic, Console())
+    return 0

@@ -24,6 +24,8 @@ from ray.tune.search import Searcher
 STEP = "training_iteration"
 """What Tune calls the step of a report."""
 
+__all__ = ["as_tune_searcher"]
+
 
 @dataclasses.dataclass(frozen=True)
 class _Declared:
