@@ -228,7 +228,7 @@ def test_a_study_file_may_import_its_neighbours(
     study = importlib.import_module(study_name)
     for file in tmp_path.glob("*.py"):
         file.unlink()
-    executor = place.open(code=[str(tmp_path)])
+    executor = opening.executor(place, code=[str(tmp_path)])
     results = carried_out(executor, Units(study.work, {}, (study.Item(1), study.Item(4))))
     executor.close()
     assert results == [{"twice": 2}, {"twice": 8}]
