@@ -8,15 +8,16 @@ rule is entered under the name of the function that it computes, and takes that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bilevel.batched.convolution import convolve
-from bilevel.batched.normalization import apply, normalize
-from bilevel.batched.tensors import PerTask, Unsupported, align, by_vmap, current, raw, rule, tasks_of
+from bilevel.batched.normalization import apply, moments, normalize, widened
+from bilevel.batched.tensors import Call, PerTask, Unsupported, align, by_vmap, current, raw, rule, tasks_of
 
 # -- value by value ----------------------------------------------------------------------------------------------------
 
@@ -24,7 +25,7 @@ from bilevel.batched.tensors import PerTask, Unsupported, align, by_vmap, curren
 @rule(
     """relu6 gelu silu elu selu celu leaky_relu hardtanh hardsigmoid hardswish mish softplus softsign logsigmoid
     tanh sigmoid exp expm1 log log1p sqrt rsqrt square reciprocal abs neg sin cos erf sign floor ceil round
-    clamp clamp_min clamp_max nan_to_num threshold detach clone contiguous float double half bfloat16 long bool to
+    clamp clamp_min clamp_max nan_to_num threshold detach clone contiguous float double half bfloat16 long bool
     __neg__ __invert__ logical_not negative absolute softshrink hardshrink tanhshrink"""
 )
 def _each_value(func: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,6 +46,22 @@ def _broadcast(func: Callable[..., Any], *args: Any, **kwargs: Any) -> PerTask:
     if not isinstance(values[0], Tensor) and getattr(func, "__objclass__", None) is not None:
         values[0] = torch.as_tensor(values[0])
     return PerTask(func(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True))))
+
+
+@rule("to type_as")
+def _like(func: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Of the other tensor only type and device count: a value that is the same for all tasks stays so."""
+    kwargs.pop("memory_format", None)
+    other = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+    inner = x.each if isinstance(x, PerTask) else x
+    out = func(inner, *args, **kwargs) if other is None else inner.to(dtype=other.dtype, device=other.device)
+    return PerTask(out) if isinstance(x, PerTask) else out
+
+
+@rule("expand_as view_as reshape_as")
+def _shaped_like(func: Callable[..., Any], x: Any, other: Any) -> Any:
+    """Of the other tensor only the shape counts."""
+    return getattr(x, func.__name__.removesuffix("_as"))(other.shape)
 
 
 @rule("relu")
@@ -202,44 +219,51 @@ def _group_norm(
     return PerTask(grouped if shift is None else grouped + shift)
 
 
+def as_functional(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `batch_norm` or `instance_norm` by name, also where torch's own function orders them otherwise."""
+    scales, running = ("weight", "bias"), ("running_mean", "running_var")
+    order = (*scales, *running) if func in (torch.batch_norm, torch.instance_norm) else (*running, *scales)
+    names = ("input", *order, "training", "momentum", "eps", "cudnn_enabled")
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    given["training"] = given.pop("use_input_stats", given.get("training", func is F.instance_norm))
+    missing: dict[str, Any] = dict.fromkeys((*scales, *running))
+    return missing | {"momentum": 0.1, "eps": 1e-5} | given
+
+
 @rule("instance_norm")
-def _instance_norm(
-    func: Callable[..., Any],
-    input: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> PerTask:
-    x, tasks = raw(input, (count := tasks_of(input, weight, bias))), count
+def _instance_norm(func: Callable[..., Any], *args: Any, **kwargs: Any) -> PerTask:
+    given = as_functional(func, args, kwargs)
+    count = tasks_of(*given.values())
+    x = raw(given["input"], count)
     if x.ndim < 4:
         raise Unsupported("'instance_norm' of one sample without its axis")
-    scale, shift = per_channel(weight, tasks, x.ndim), per_channel(bias, tasks, x.ndim)
-    return PerTask(normalize(x, tuple(range(3, x.ndim)), eps, scale, shift))
+    scale, shift = (per_channel(given[name], count, x.ndim) for name in ("weight", "bias"))
+    if given["training"] or given["running_mean"] is None:
+        return PerTask(normalize(x, tuple(range(3, x.ndim)), given["eps"], scale, shift))
+    mean, var = (per_channel(given[name], count, x.ndim) for name in ("running_mean", "running_var"))
+    return PerTask(apply(x, mean, var, given["eps"], scale, shift))
 
 
 @rule("batch_norm")
-def _batch_norm(
-    func: Callable[..., Any],
-    input: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> PerTask:
+def _batch_norm(func: Callable[..., Any], *args: Any, **kwargs: Any) -> PerTask:
     """The function itself, called by a user's own code: as its arguments say, but running statistics never move."""
-    x, tasks = raw(input, (count := tasks_of(input, weight, bias))), count
-    scale, shift = per_channel(weight, tasks, x.ndim), per_channel(bias, tasks, x.ndim)
-    if training or running_mean is None:
-        return PerTask(normalize(x, (1, *range(3, x.ndim)), eps, scale, shift))
-    mean, var = per_channel(running_mean, tasks, x.ndim), per_channel(running_var, tasks, x.ndim)
-    return PerTask(apply(x, mean, var, eps, scale, shift))
+    given, call = as_functional(func, args, kwargs), current.get()
+    x = raw(given["input"], call.tasks)
+    scale, shift = (per_channel(given[name], call.tasks, x.ndim) for name in ("weight", "bias"))
+    if not given["training"] and given["running_mean"] is not None:
+        mean, var = (per_channel(given[name], call.tasks, x.ndim) for name in ("running_mean", "running_var"))
+        return PerTask(apply(x, mean, var, given["eps"], scale, shift))
+    axes = (1, *range(3, x.ndim))
+    mean, var = moments(widened(x), axes)
+    note_batch(call, x.shape[1:], mean.flatten(1), var.flatten(1))
+    return PerTask(apply(x, mean, var, given["eps"], scale, shift))
+
+
+def note_batch(call: Call, shape: Sequence[int], mean: Tensor, var: Tensor) -> None:
+    """Statistics [tasks, channels] of a batch of this shape, taken inside a user's own batch normalization."""
+    part = call.inside[-1] if call.inside else None
+    if part is not None and shape[1] == part.module.num_features:
+        call.note(part.name, mean, var)
 
 
 # -- random numbers ----------------------------------------------------------------------------------------------------

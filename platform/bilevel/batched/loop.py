@@ -5,9 +5,11 @@ What cannot be batched exactly runs through here; and what is batched is checked
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,17 +19,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from bilevel.batched.attention import attend, dot_product
-from bilevel.batched.layers import recurrent, refuse_single_value
-from bilevel.batched.modes import changed
+from bilevel.batched.functions import as_functional, note_batch
+from bilevel.batched.layers import RECURRENT, recurrence, refuse_single_value, watched
+from bilevel.batched.modes import Part, changed
+from bilevel.batched.normalization import apply
 from bilevel.batched.tensors import Call, Statistics
 from bilevel.errors import BadInput
 
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d")
 
 
-def forward(
-    module: nn.Module, parts: Sequence[tuple[str, nn.Module]], weights: Mapping[str, Tensor], x: Tensor, call: Call
-) -> Tensor:
+def forward(module: nn.Module, parts: Sequence[Part], weights: Mapping[str, Tensor], x: Tensor, call: Call) -> Tensor:
     """Outputs [tasks, samples, ...], task by task; `parts` are the module's by name; else as for `Network`."""
     outputs, recorded = [], []
     for task in range(call.tasks):
@@ -38,8 +40,14 @@ def forward(
             record=None if call.record is None else Statistics(),
             use=None if call.use is None else _slice(call.use, task),
             passes={},
+            inside=[],
         )
-        with _double_differentiable(), changed(parts, call.training, _Layers(one)), _Dropout(one), _seeded(one):
+        with (
+            double_differentiable(),
+            changed(parts, one, partial(_watched, one), batched=False),
+            _Functions(one),
+            seeded(one),
+        ):
             outputs.append(torch.func.functional_call(module, {n: w[task] for n, w in weights.items()}, (x[task],)))
         recorded.append(one.record)
     if call.record is not None:
@@ -47,6 +55,8 @@ def forward(
         for name in kept[0].mean:
             call.record.mean[name] = torch.cat([statistics.mean[name] for statistics in kept])
             call.record.var[name] = torch.cat([statistics.var[name] for statistics in kept])
+        call.record.frozen |= kept[0].frozen
+        call.record.unseen |= kept[0].unseen
     if not all(isinstance(output, Tensor) for output in outputs):
         raise BadInput(f"the network returns a {type(outputs[0]).__name__}; it must return one tensor [samples, ...]")
     return torch.stack(outputs)
@@ -59,58 +69,12 @@ def _slice(statistics: Statistics, task: int) -> Statistics:
     )
 
 
-class _Layers:
-    """The forward of layers that follow a policy of ours, or whose fast kernel has no second derivative."""
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-
-    def __call__(self, name: str, part: nn.Module) -> Callable[..., Any] | None:
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            return self._normalization(name, part)
-        if isinstance(part, nn.modules.instancenorm._InstanceNorm):
-            return lambda x: F.instance_norm(x, None, None, part.weight, part.bias, True, 0.0, part.eps)
-        if isinstance(part, nn.GRU | nn.LSTM | nn.RNN):
-            return recurrent(part) if part.dropout and self.call.training else _plain_kernels(part.forward)
-        return None
-
-    def _normalization(self, name: str, layer: nn.modules.batchnorm._BatchNorm) -> Callable[[Tensor], Tensor]:
-        call = self.call
-
-        def forward(x: Tensor) -> Tensor:
-            wide = (1, -1, *[1] * (x.ndim - 2))
-            if call.use is None:
-                refuse_single_value(name, x.shape)
-                if call.record is not None:
-                    axes = [axis for axis in range(x.ndim) if axis != 1]
-                    call.note(name, x.mean(axes)[None], x.var(axes, correction=0)[None])
-                return F.batch_norm(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
-            if name not in call.use.mean:
-                raise BadInput(f"no statistics were recorded for the layer '{name}'")
-            out = (x - call.use.mean[name].view(wide)) * torch.rsqrt(call.use.var[name].view(wide) + layer.eps)
-            if layer.weight is not None:
-                out = out * layer.weight.view(wide)
-            return out if layer.bias is None else out + layer.bias.view(wide)
-
-        return forward
+def _watched(call: Call, part: Part) -> Callable[..., Any] | None:
+    return watched(part, call, part.module.forward) if part.batch else None
 
 
-def _plain_kernels(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A recurrent layer's own forward, without the fused kernels that have no second derivative."""
-
-    def plain(*args: Any, **kwargs: Any) -> Any:
-        mkldnn, cudnn = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
-        torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False  # type: ignore[assignment]
-        try:
-            return forward(*args, **kwargs)
-        finally:
-            torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled = mkldnn, cudnn
-
-    return plain
-
-
-class _Dropout(TorchFunctionMode):
-    """Dropout masks from the task's key, as in the batched computation."""
+class Keyed(TorchFunctionMode):
+    """Dropout masks come from the task's key, as in the batched computation, and recurrence has a second derivative."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -120,7 +84,10 @@ class _Dropout(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """`func`, unless it is dropout at work."""
-        name, given = getattr(func, "__name__", ""), dict(kwargs or {})
+        return self.compute(func, getattr(func, "__name__", ""), args, dict(kwargs or {}))
+
+    def compute(self, func: Callable[..., Any], name: str, args: Sequence[Any], given: dict[str, Any]) -> Any:
+        """`func`, of this name, of its arguments."""
         if name == "multi_head_attention_forward" and given.get("training", True) and args[10] > 0:
             with self:  # its dropout is out of reach from here: our own, whose dropout is not
                 return attend(func, *args, **given)
@@ -129,11 +96,17 @@ class _Dropout(TorchFunctionMode):
         ):
             with self:
                 return dot_product(func, *args, **given)
+        if name in RECURRENT:
+            if isinstance(args[3], bool) and args[5] > 0 and args[6]:
+                with self:
+                    return recurrence(func, *args, **given)
+            with plain_kernels():
+                return func(*args, **given)
         if name not in _DROPOUTS:
             return func(*args, **given)
         bound = dict(zip(("input", "p", "training"), args, strict=False)) | given
         x, p = bound["input"], bound.get("p", 0.5)
-        if not bound.get("training", True) or p == 0:
+        if not bound.get("training", bound.get("train", True)) or p == 0:
             return x
         shape = list(x.shape)
         if name != "dropout":
@@ -141,8 +114,57 @@ class _Dropout(TorchFunctionMode):
         return x * self.call.mask(shape, p, x)[0]
 
 
+class _Functions(Keyed):
+    """And batch normalization follows the call's policy, whoever calls it; gradients are dense."""
+
+    def compute(self, func: Callable[..., Any], name: str, args: Sequence[Any], given: dict[str, Any]) -> Any:
+        """`func`, of this name, of its arguments."""
+        if name in ("batch_norm", "instance_norm"):
+            return self._normalize(name, as_functional(func, args, given))
+        if name in ("embedding", "embedding_bag"):
+            given = dense_gradient(func, args, given)
+            args = ()
+        return super().compute(func, name, args, given)
+
+    def _normalize(self, name: str, given: dict[str, Any]) -> Tensor:
+        """By the statistics at hand, which are noted and never move running ones; or by those that it is given."""
+        x, mean, var = (given[key] for key in ("input", "running_mean", "running_var"))
+        weight, bias, eps = (given[key] for key in ("weight", "bias", "eps"))
+        if name == "instance_norm":
+            if given["training"] or mean is None:
+                return F.instance_norm(x, None, None, weight, bias, True, 0.0, eps)
+            return F.instance_norm(x, mean, var, weight, bias, False, 0.0, eps)
+        if not given["training"] and mean is not None:
+            wide = (1, -1, *[1] * (x.ndim - 2))  # torch's own kernel has no derivative in the statistics
+            scale, shift = (None if value is None else value.view(wide) for value in (weight, bias))
+            return apply(x, mean.view(wide), var.view(wide), eps, scale, shift)
+        if self.call.inside:
+            refuse_single_value(self.call.inside[-1].name, x.shape)
+        if self.call.record is not None:
+            axes = [axis for axis in range(x.ndim) if axis != 1]
+            note_batch(self.call, x.shape, x.mean(axes)[None], x.var(axes, correction=0)[None])
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+
+
+def dense_gradient(func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an embedding by name, without `sparse`: a sparse gradient is a dense one, stored otherwise."""
+    bound = inspect.signature(func).bind(*args, **given)
+    return {**bound.arguments, "sparse": False}
+
+
 @contextmanager
-def _double_differentiable() -> Iterator[None]:
+def plain_kernels() -> Iterator[None]:
+    """Within, recurrent layers do without the fused kernels that have no second derivative."""
+    mkldnn, cudnn = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+    torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled = mkldnn, cudnn
+
+
+@contextmanager
+def double_differentiable() -> Iterator[None]:
     """Within, attention is computed by plain products: the fused kernels have no second derivative."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -154,7 +176,7 @@ def _double_differentiable() -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(call: Call) -> Iterator[None]:
+def seeded(call: Call) -> Iterator[None]:
     """Within, other random numbers of the user's own layers come from the task's key too."""
     if call.keys is None:
         yield

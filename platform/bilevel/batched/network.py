@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bilevel.batched import attention, functions, layers, loop
-from bilevel.batched.modes import changed
+from bilevel.batched.modes import Part, changed, parts_of
 from bilevel.batched.tensors import Call, PerTask, Statistics, Unsupported, current
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 
+_NORM = nn.modules.batchnorm._NormBase
 _RULEBOOKS = (functions, attention, layers)  # entered when imported
 
 
@@ -24,7 +26,8 @@ class Network:
 
     Values, first and second derivatives are those of the module run on one task after another; `verify` shows whether
     that holds for a given module. Buffers and parameters with `requires_grad=False` are constants. Batch normalization
-    uses the statistics of the batch at hand (or those given by `use`), never running ones, which are never updated.
+    uses the statistics of the batch at hand (or those given by `use`). Running ones, which are never updated, are used
+    by what the user keeps in eval mode: built so, left so by a `train()` of her own, or put so in forward.
 
     Args:
         module: the structure; the values of its trainable parameters are only used by `start`.
@@ -35,19 +38,22 @@ class Network:
     batched: bool
     normalizes: bool
     """Whether a sample's output depends on the other samples of the batch (batch normalization)."""
+    frozen: tuple[str, ...]
+    """Normalizations that the user keeps in eval mode, with running statistics."""
 
     def __init__(self, module: nn.Module, *, batched: bool = True) -> None:
         self.module = module
         self.batched = batched
-        self._parts = list(module.named_modules())
+        self._parts = parts_of(module)
         self._places: list[tuple[str, nn.Module, str]] = []
         names: dict[int, str] = {}
-        for prefix, part in self._parts:
+        for prefix, part in module.named_modules():
             for local, parameter in part._parameters.items():
                 if parameter is not None and parameter.requires_grad:
                     name = names.setdefault(id(parameter), f"{prefix}.{local}" if prefix else local)
                     self._places.append((name, part, local))
-        self.normalizes = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+        self.normalizes = any(part.batch for part in self._parts)
+        self.frozen = tuple(p.name for p in self._parts if p.still and isinstance(p.module, _NORM) and not p.batch)
 
     def start(self) -> dict[str, Tensor]:
         """The module's trainable parameters by name, detached copies; tied ones once, under their first name."""
@@ -102,7 +108,7 @@ class Network:
             return loop.forward(self.module, self._parts, weights, x, call)
         token = current.set(call)
         try:
-            with self._filled(weights), changed(self._parts, training, _own_forward):
+            with self._filled(weights), changed(self._parts, call, partial(_own_forward, call), batched=True):
                 out = self.module(PerTask(x))
         finally:
             current.reset(token)
@@ -129,15 +135,20 @@ class Network:
         with torch.no_grad():
             for name, value in weights.items():
                 parameters[name].copy_(value)
-        for name, part in module.named_modules():
-            if isinstance(part, nn.modules.batchnorm._NormBase):
-                given = statistics is not None and isinstance(part, nn.modules.batchnorm._BatchNorm)
-                part.track_running_stats = given
+        module.eval()
+        for name in (part.name for part in self._parts if part.batch or part.instance):
+            part: Any = module.get_submodule(name)
+            if statistics is not None and name in statistics.mean:
+                part.track_running_stats = True
+                part.running_mean = statistics.mean[name].detach().clone().flatten()
+                part.running_var = statistics.var[name].detach().clone().flatten()
+                part.num_batches_tracked = None
+            elif statistics is None or isinstance(part, nn.modules.instancenorm._InstanceNorm):
+                part.track_running_stats = False
                 part.running_mean = part.running_var = part.num_batches_tracked = None
-                if given and statistics is not None:
-                    part.running_mean = statistics.mean[name].detach().clone().flatten()
-                    part.running_var = statistics.var[name].detach().clone().flatten()
-        return module.eval()
+            elif name in statistics.unseen:
+                part.train()  # its own forward takes the statistics of the batch at hand in training mode alone
+        return module
 
     def _check(self, weights: dict[str, Tensor], tasks: int) -> None:
         for name, part, local in self._places:
@@ -159,10 +170,8 @@ class Network:
                 table[local] = parameter
 
 
-def _own_forward(name: str, part: nn.Module) -> Callable[..., Any] | None:
-    """The rule of a layer over many tasks, if it has one."""
-    if isinstance(part, nn.modules.batchnorm._BatchNorm):
-        return layers.batch_normalization(name, part)
-    if isinstance(part, nn.GRU | nn.LSTM | nn.RNN):
-        return layers.recurrent(part)
-    return None
+def _own_forward(call: Call, part: Part) -> Callable[..., Any] | None:
+    """The rule of a layer over many tasks, if it has one; a subclass with a forward of its own computes itself."""
+    if not part.batch:
+        return None
+    return layers.watched(part, call, part.module.forward) if part.own else layers.batch_normalization(part)

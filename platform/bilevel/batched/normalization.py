@@ -15,8 +15,13 @@ def normalize(x: Tensor, axes: Sequence[int], eps: float, scale: Tensor | None, 
     Torch's own kernels, vectorized over tasks by vmap, give silently wrong second derivatives (functorch 534).
     `scale` and `shift` broadcast against `x`.
     """
-    mean, var = moments(x, axes)
+    mean, var = moments(widened(x), axes)
     return apply(x, mean, var, eps, scale, shift)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision as float32, as torch's own kernels take statistics; other types as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def moments(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -27,12 +32,12 @@ def moments(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def apply(x: Tensor, mean: Tensor, var: Tensor, eps: float, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * scale + shift; all broadcast against `x`."""
-    factor = torch.rsqrt(var + eps)
+    """(x - mean) / sqrt(var + eps) * scale + shift; all broadcast against `x`, whose type the result has."""
+    factor = torch.rsqrt(widened(var) + eps)
     if scale is not None:
         factor = factor * scale
-    out = (x - mean) * factor
-    return out if shift is None else out + shift
+    out = (widened(x) - mean) * factor
+    return (out if shift is None else out + shift).to(x.dtype)
 
 
 def over_rows(x: Tensor, scale: Tensor, shift: Tensor, eps: float, relu: bool) -> Tensor:

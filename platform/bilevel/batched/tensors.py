@@ -26,16 +26,23 @@ class Statistics:
 
     An empty one is filled by `Network(..., record=)` and read by `Network(..., use=)`. A layer that is passed several
     times in one forward pass has the statistics of all its passes together.
+
+    `frozen` names layers that used their running statistics, which are left alone; `unseen` those whose own forward
+    took statistics that could not be seen.
     """
 
     mean: dict[str, Tensor] = field(default_factory=dict)
     var: dict[str, Tensor] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
 
     def task(self, index: int) -> Statistics:
         """The statistics of one task, [channels] each, without the graph."""
         return Statistics(
             {name: value[index].detach() for name, value in self.mean.items()},
             {name: value[index].detach() for name, value in self.var.items()},
+            set(self.frozen),
+            set(self.unseen),
         )
 
 
@@ -50,6 +57,8 @@ class Call:
     use: Statistics | None
     dropouts: int = 0
     passes: dict[str, int] = field(default_factory=dict)
+    inside: list[Any] = field(default_factory=list)
+    """The batch normalizations (`modes.Part`) whose own forward is at work."""
 
     def mask(self, shape: Sequence[int], p: float, like: Tensor) -> Tensor:
         """The next dropout mask, [tasks, *shape], scaled by 1 / (1 - p): decided by each task's key and the call's
