@@ -29,7 +29,7 @@ from bilevel.batched.tensors import Call, PerTask, Unsupported, align, by_vmap, 
     __neg__ __invert__ logical_not negative absolute softshrink hardshrink tanhshrink"""
 )
 def _each_value(func: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
-    if any(isinstance(value, PerTask) for value in (*args, *kwargs.values())):
+    if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         return _broadcast(func, x, *args, **kwargs)
     kwargs.pop("memory_format", None)
     return PerTask(func(x.each, *args, **kwargs))
@@ -153,9 +153,11 @@ def _embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-) -> PerTask:
-    if max_norm is not None or scale_grad_by_freq or sparse:
-        raise Unsupported("'embedding' with max_norm, scale_grad_by_freq or sparse")
+) -> Any:
+    if func is torch.embedding:
+        return _embedding(F.embedding, weight, input, padding_idx)
+    if max_norm is not None or scale_grad_by_freq:
+        raise Unsupported("'embedding' with max_norm or scale_grad_by_freq")
     tasks = tasks_of(input, weight)
     index = raw(input, tasks)
     if not isinstance(weight, PerTask):
@@ -167,6 +169,32 @@ def _embedding(
     offset = torch.arange(tasks, device=index.device).mul(rows).view(tasks, *[1] * (index.ndim - 1))
     picked = table.reshape(tasks * rows, -1).index_select(0, (index + offset).flatten())
     return PerTask(picked.view(*index.shape, -1))
+
+
+@rule("embedding_bag")
+def _embedding_bag(
+    func: Callable[..., Any],
+    input: Any,
+    weight: Any,
+    offsets: Any = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Any = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Any:
+    """Sums or means over the rows of bags of one size."""
+    if offsets is not None or input.dim() != 2 or mode not in ("sum", "mean") or max_norm or scale_grad_by_freq:
+        raise Unsupported("'embedding_bag' with offsets, max_norm, scale_grad_by_freq or mode='max'")
+    counts = (
+        torch.ones_like(input, dtype=weight.dtype) if padding_idx is None else (input != padding_idx).to(weight.dtype)
+    )
+    weights = counts if per_sample_weights is None else counts * per_sample_weights
+    total = (F.embedding(input, weight) * weights.unsqueeze(-1)).sum(1)
+    return total if mode == "sum" else total / counts.sum(1, keepdim=True).clamp(min=1)
 
 
 # -- normalization -----------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def forward(module: nn.Module, parts: Sequence[Part], weights: Mapping[str, Tens
             _Functions(one),
             seeded(one),
         ):
-            outputs.append(torch.func.functional_call(module, {n: w[task] for n, w in weights.items()}, (x[task],)))
+            own = {name: weight[task] for name, weight in weights.items()}
+            outputs.append(torch.func.functional_call(module, own, (x[task].clone(),)))  # it may write into its input
         recorded.append(one.record)
     if call.record is not None:
         kept = [statistics for statistics in recorded if statistics is not None]
@@ -121,9 +122,8 @@ class _Functions(Keyed):
         """`func`, of this name, of its arguments."""
         if name in ("batch_norm", "instance_norm"):
             return self._normalize(name, as_functional(func, args, given))
-        if name in ("embedding", "embedding_bag"):
-            given = dense_gradient(func, args, given)
-            args = ()
+        if func in (F.embedding, F.embedding_bag):
+            return func(**_dense_gradient(func, args, given))
         return super().compute(func, name, args, given)
 
     def _normalize(self, name: str, given: dict[str, Any]) -> Tensor:
@@ -146,7 +146,7 @@ class _Functions(Keyed):
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
 
 
-def dense_gradient(func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _dense_gradient(func: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an embedding by name, without `sparse`: a sparse gradient is a dense one, stored otherwise."""
     bound = inspect.signature(func).bind(*args, **given)
     return {**bound.arguments, "sparse": False}

@@ -17,7 +17,6 @@ from bilevel.batched.tensors import Call, PerTask, Statistics, Unsupported, curr
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 
-_NORM = nn.modules.batchnorm._NormBase
 _RULEBOOKS = (functions, attention, layers)  # entered when imported
 
 
@@ -36,10 +35,12 @@ class Network:
 
     module: nn.Module
     batched: bool
-    normalizes: bool
-    """Whether a sample's output depends on the other samples of the batch (batch normalization)."""
+    by_batch: tuple[str, ...]
+    """Names of the normalizations over the batch, so that a sample's output depends on the other samples."""
     frozen: tuple[str, ...]
-    """Normalizations that the user keeps in eval mode, with running statistics."""
+    """Names of those that their user keeps in eval mode, with running statistics."""
+    unseen: tuple[str, ...] = ()
+    """Of `by_batch` those whose own forward takes statistics out of sight, so that they cannot be given any."""
 
     def __init__(self, module: nn.Module, *, batched: bool = True) -> None:
         self.module = module
@@ -52,8 +53,19 @@ class Network:
                 if parameter is not None and parameter.requires_grad:
                     name = names.setdefault(id(parameter), f"{prefix}.{local}" if prefix else local)
                     self._places.append((name, part, local))
-        self.normalizes = any(part.batch for part in self._parts)
-        self.frozen = tuple(p.name for p in self._parts if p.still and isinstance(p.module, _NORM) and not p.batch)
+        self.by_batch = tuple(part.name for part in self._parts if part.batch)
+        norms = (part for part in self._parts if isinstance(part.module, nn.modules.batchnorm._NormBase))
+        self.frozen = tuple(part.name for part in norms if not (part.batch or part.instance))
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether a sample's output depends on the other samples of the batch (batch normalization)."""
+        return bool(self.by_batch)
+
+    def observe(self, seen: Statistics) -> None:
+        """Take from a pass with `record=seen` which normalizations are at work, and by which statistics."""
+        self.by_batch, self.unseen = (*seen.mean, *sorted(seen.unseen)), tuple(sorted(seen.unseen))
+        self.frozen = tuple(sorted({*self.frozen, *seen.frozen}))
 
     def start(self) -> dict[str, Tensor]:
         """The module's trainable parameters by name, detached copies; tied ones once, under their first name."""

@@ -37,7 +37,7 @@ class Untouched:
             for part in self.parts:
                 part.module.training = not part.still and (training or part.batch or part.instance)
             with double_differentiable(), plain_kernels(), Keyed(call), seeded(call), within or nullcontext():
-                out = torch.func.functional_call(self.module, {**buffers, **weights}, (x,))
+                out = torch.func.functional_call(self.module, {**buffers, **weights}, (x.clone(),))
         finally:
             for part, mode in zip(self.parts, modes, strict=True):
                 part.module.training = mode

@@ -54,13 +54,13 @@ def verify(
 
     Three tasks with different weights: outputs, the gradient of a loss, and the gradient, back through one gradient
     step, of the loss after it (Finn et al. 2017, eq. 4). Dropout is at work, with the same
-    masks, in the step and not in the loss after it. The module is copied.
+    masks, in the step and not in the loss after it. The module is copied; a lazy one is given its shapes first.
 
     All is compared in float64, where what the module casts or makes in narrower types is float64 too. Where it does so,
     or does not work in float64, it is compared in its own types, to some times the error that rounding makes there.
 
     Args:
-        module: any network with one tensor in and one out; a lazy one is given its shapes.
+        module: any network with one tensor in and one out.
         x: inputs of one task, [samples, *shape].
         y: labels of one task, or None for random targets: int64 [samples] for classes, else as the outputs.
         tolerance: the relative error from which on a module is not exact, in float64.
@@ -70,7 +70,7 @@ def verify(
         BadInput: the module does not work on `x` at all, or has no second derivative.
     """
     with torch.random.fork_rng(devices=[]):
-        module = initialized(copy.deepcopy(module), x)
+        module = copy.deepcopy(initialized(module, x))
     wide = _Comparison(copy.deepcopy(module).double(), x.double() if x.is_floating_point() else x, y, order)
     lift = Lifted()
     failed = wide.reference(lift)

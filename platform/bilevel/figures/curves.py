@@ -165,7 +165,7 @@ def _curves(reports: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, tup
     series: dict[str, list[tuple[int, float]]] = {}
     for step, metrics in reports:
         for name, value in metrics.items():
-            if not name.startswith("test") and np.isfinite(value):
+            if not name.startswith(("test", "normalization/")) and np.isfinite(value):
                 series.setdefault(name, []).append((step, value))
     arrays = {name: np.array(points, dtype=float) for name, points in series.items()}
     return {name: (points[:, 0], points[:, 1]) for name, points in arrays.items()}

@@ -37,7 +37,8 @@ class GradientDescent:
         order: 2 differentiates through the steps; 1 takes each step for a constant.
         normalization: where batch normalisation takes its statistics from when queries are judged: "batch" (the queries
             at hand, as Finn et al.; transductive) or "support" (the support set, under the adapted weights; then one
-            query at a time gives the same answer as all at once).
+            query at a time gives the same answer as all at once). A normalisation that the network keeps in eval mode
+            is frozen: it uses its running statistics, whatever this says.
         proximal: strength of a pull `proximal / 2 * |w - init|^2` towards the start (Rajeswaran et al. 2019, eq. 3).
         loss: `loss(prediction, y) -> [tasks, samples]`; by default cross-entropy for classes, squared error otherwise.
     """

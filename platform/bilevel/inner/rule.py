@@ -51,6 +51,8 @@ class RuleTraits(Traits):
     """`predict(adapted, x, keys=None)`: [tasks, samples, outputs], for figures."""
     module = Trait[Callable[[Any], Any] | None](None)
     """`module(adapted)`: what was adapted to one task, as a plain `nn.Module`, for `load().adapt`."""
+    order = Trait[int](2)
+    """2: it differentiates through its own steps; 1: each step is a constant, and its network needs no second one."""
 
 
 def judge(loss: Loss | None, prediction: Tensor, batch: Batch) -> Tensor:

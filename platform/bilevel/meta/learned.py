@@ -16,9 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bilevel.batched import Network, verify
+from bilevel.batched import Network, Statistics, initialized, verify
 from bilevel.episodes import Batch, Episode, Key
 from bilevel.errors import BadInput, MissingData
+from bilevel.inner.rule import RuleTraits
 from bilevel.space import Learned, learned
 
 Values = dict[str, dict[str, Tensor]]
@@ -80,7 +81,7 @@ def prepare(rule: Any, example: Episode, key: Key) -> Plan:
             built[name] = float(field.value)
             start[name] = _numbers(f"rule.{name}", field, names, name in positive)
         else:
-            network = _network(f"rule.{name}", field, example, key.child(name))
+            network = _network(f"rule.{name}", field, example, key.child(name), RuleTraits(rule).order)
             built[name], start[name] = network, network.start()
             names += start[name]
         if field.start is not None:
@@ -116,7 +117,7 @@ def _numbers(path: str, field: Learned, names: list[str], positive: bool) -> dic
     return {name: value.clone() for name in (names if field.per == "tensor" else ["value"])}
 
 
-def _network(path: str, field: Learned, example: Episode, key: Key) -> Network:
+def _network(path: str, field: Learned, example: Episode, key: Key, order: int) -> Network:
     support = example.support
     given: dict[str, Any] = {}
     if isinstance(support, Batch):
@@ -125,11 +126,13 @@ def _network(path: str, field: Learned, example: Episode, key: Key) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.integer())
         module = field.build(given)
+        if isinstance(module, nn.Module) and isinstance(support, Batch):
+            module = initialized(module, support.x)
     if not isinstance(module, nn.Module):
         raise BadInput(f"{path}: the factory gives a {type(module).__name__}; it takes one that gives an nn.Module")
     if not isinstance(support, Batch):
         return Network(module, batched=False)
-    verdict = verify(module, support.x, support.y)
+    verdict = verify(module, support.x, support.y, order=order)
     if not verdict.exact:
         warnings.warn(
             f"{path}: {type(module).__name__} cannot be batched exactly ({verdict.reason}); it goes through the "
@@ -150,14 +153,15 @@ def _outputs(example: Episode) -> int:
 
 
 def _check_outputs(path: str, network: Network, example: Episode, wanted: int) -> None:
-    support = example.support
+    support, seen = example.support, Statistics()
+    weights = {name: weight.unsqueeze(0) for name, weight in network.start().items()}
+    with torch.no_grad():
+        shape = tuple(network(weights, support.x.unsqueeze(0), training=False, record=seen).shape[1:])
+    network.observe(seen)
     if network.normalizes and (support.mask is not None or example.query.mask is not None):
         raise BadInput(
             f"{path}: batch normalisation would take padded samples into its statistics; use LayerNorm or none"
         )
-    weights = {name: weight.unsqueeze(0) for name, weight in network.start().items()}
-    with torch.no_grad():
-        shape = tuple(network(weights, support.x.unsqueeze(0), training=False).shape[1:])
     binary = support.y.dtype == torch.int64 and wanted == 2 and shape[1:] == (1,)
     if len(shape) != 2 or shape[0] != len(support.x) or (shape[1] != wanted and not binary):
         kind = "classes" if support.y.dtype == torch.int64 else "numbers per label"

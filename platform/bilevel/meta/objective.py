@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.batched import Network
 from bilevel.episodes import Key, Tasks, TaskTraits
 from bilevel.errors import BadInput, TrialFailed
 from bilevel.inner.rule import RuleTraits
@@ -127,7 +128,8 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
     """Move what is learned, one outer step after another; validate now and then; test at the end with the best.
 
     Reports `train/loss` (and metrics) at every step, `valid/...` at validations, `test/...@k` at the last step; with a
-    budget of them also `adaptations`, the inner steps so far.
+    budget of them also `adaptations`, the inner steps so far. At the last step `normalization/batch` (`support`,
+    `frozen`) counts the layers that take their statistics from the query batch (the support set, training data).
 
     Raises:
         TrialFailed: a loss or a gradient is not finite.
@@ -159,6 +161,7 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
         if last:
             best = state["best"]["learned"]
             metrics |= yield from _test(config, ready, run.key, best, unit)
+            metrics |= _normalizations(ready.rule)
             exhibit = ExhibitUnit(ready, config.tasks, run.key.child("test", "tasks"), config.judged_steps)
             shown = yield Units(exhibit, {"learned": best}, shards(None, EXHIBITED, EXHIBITED))
             state = {**state, "last": state["learned"], "learned": best, "exhibit": shown[0]}
@@ -226,6 +229,14 @@ def _test(
                 found[f"{prefix}/{rest}_ci95{at}"] = half
         metrics |= _in_units_of(tasks, found)
     return metrics
+
+
+def _normalizations(rule: Any) -> dict[str, float]:
+    """How many normalisations take which statistics at test: `normalization/batch`, `/support`, `/frozen`."""
+    networks = [value for value in vars(rule).values() if isinstance(value, Network)]
+    policy = getattr(rule, "normalization", "batch")
+    counts = {policy: sum(len(n.by_batch) for n in networks), "frozen": sum(len(n.frozen) for n in networks)}
+    return {f"normalization/{name}": float(count) for name, count in counts.items() if count}
 
 
 def interval(values: Tensor, clusters: Tensor | None = None) -> tuple[float, float]:

@@ -125,7 +125,7 @@ class JudgeUnit:
         """The rule under the other normalisation policy, where that makes a difference."""
         networks = [n for n in vars(rule).values() if isinstance(n, Network) and n.normalizes]
         policy = RuleTraits(rule).normalization
-        if not networks or policy is None:
+        if not networks or any(network.unseen for network in networks) or policy is None:
             return None
         return dataclasses.replace(rule, normalization="support" if policy == "batch" else "batch")
 

@@ -236,6 +236,8 @@ def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None)
     tables = _distributions(metrics)
     for prefix, title in tables.items():
         parts.append(_adaptation(metrics, prefix, title))
+    if said := _normalization(metrics):
+        parts.append(Text(said, style="dim"))
     if not tables and metrics:
         parts.append(_plain(metrics))
     return Group(*parts)
@@ -268,6 +270,16 @@ def _distributions(metrics: Mapping[str, Any]) -> dict[str, str]:
             policy = {"test": "", "test-support": "normalised by the support set", "test-batch": "by the query batch"}
             found[prefix] = ", ".join(part for part in ("test tasks", rest, policy.get(kind, kind)) if part)
     return found
+
+
+_STATISTICS = {"batch": "the query batch", "support": "the support set", "frozen": "training data, frozen in eval mode"}
+
+
+def _normalization(metrics: Mapping[str, Any]) -> str:
+    """Which statistics the normalisations over the batch used in the main test."""
+    counts = {whose: metrics.get(f"normalization/{policy}") for policy, whose in _STATISTICS.items()}
+    said = [f"{count:.0f} by {whose}" for whose, count in counts.items() if count]
+    return f"normalisation layers: {', '.join(said)}" if said else ""
 
 
 def _adaptation(metrics: Mapping[str, Any], prefix: str, title: str) -> Table:
