@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bilevel.figures.chart import Layer, Panel, distinct, even_ticks, hours, log_ticks, number, short, spread, thin
+from bilevel.figures.chart import Layer, Panel, distinct, number, short, thin
 from bilevel.figures.importance import importance
+from bilevel.figures.scales import even_ticks, hours, log_ticks, spread
 from bilevel.figures.values import ASIDE, importance_chart, ordered, parallel_coordinates, slices
 from bilevel.space.dimensions import LogInt, OneOf
 from support import searches

@@ -251,3 +251,22 @@ def test_test_tasks_that_the_learned_network_does_not_fit_are_named_at_once(
 
 def mlp_learned() -> Learned:
     return Learned(mlp, by=Adam())
+
+
+@pytest.mark.parametrize("part", ["baselines", "_plain"])
+def test_a_baseline_or_an_exhibit_that_fails_costs_itself_alone(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("solve: the input is Half")
+
+    whole = finished(tmp_path / "whole")
+    monkeypatch.setattr(f"bilevel.meta.units.{part}", fails)
+    with pytest.warns(UserWarning, match="left out of the test: the (baselines|exhibit): RuntimeError: solve"):
+        result = finished(tmp_path)
+    lost = {name for name in whole.metrics if "ridge" in name or "mean_of" in name}
+    assert lost
+    assert result.status == "completed"
+    assert result.metrics == {n: v for n, v in whole.metrics.items() if part == "_plain" or n not in lost}
+    assert result.best == whole.best
+    assert (result.folder / "model").is_dir()

@@ -93,10 +93,12 @@ def test_syncing_again_changes_nothing_but_removes_what_a_hung_server_made_twice
             f"insert into tags (key, value, run_uuid) select key, value, '{copied}' from tags where run_uuid = "
             f"'{original}' and key in ('mlflow.parentRunId', 'bilevel.trial', 'bilevel.kind', 'mlflow.runName')"
         )
+    (folder / "figures" / "slices.png").write_bytes(b"png")  # figures are drawn after the end is recorded
     status = sync(folder, uri)
     assert status.complete, status
     assert status.synced == entries
     assert rows(store, counted) == before
+    assert list((store / "artifacts").glob("*/artifacts/figures/slices.png"))
     assert rows(store, "select run_uuid, lifecycle_stage from runs where name = 'trial 1' order by 2") == [
         (original, "active"),
         (copied, "deleted"),
@@ -109,6 +111,7 @@ def test_artifacts_lie_in_the_store(recorded: tuple[Path, Path, str]) -> None:
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
         "figures/learning_curve.png",
+        "figures/slices.png",
         "model/model.json",
         "source/tiny.py",
         "source/near/by.py",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
+
+import pytest
 
 from bilevel.study.events import Asked, Ended, Event, Finished, Interrupted, Kept, Opened, Reported, Started
-from bilevel.study.history import History, fold, replay
+from bilevel.study.history import History, fold, mean, replay
 
 STARTED = Started("walk", "run", "loss", True, 3)
 
@@ -70,3 +73,13 @@ def test_the_best_trial_is_finite_not_failed_and_of_equals_the_first() -> None:
     assert largest is not None
     assert largest.number == 1
     assert history().best() is None
+
+
+@pytest.mark.parametrize("value", [sys.float_info.max, 1e300, -1e300, 5e-324])
+def test_seeds_have_a_mean_and_an_interval_up_to_the_limits_of_floats(value: float) -> None:
+    again = [Asked(1, {}, 2, of=0), Ended(1, "completed", 1, value / 2)]
+    (leader,) = history(*trial(0, value), *again).leaders()
+    assert leader.mean == pytest.approx(0.75 * value)
+    assert leader.half is not None
+    assert leader.half >= 0
+    assert mean([value, value]) == value

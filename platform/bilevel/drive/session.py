@@ -12,25 +12,21 @@ from typing import Any
 
 import torch
 
-from bilevel import figures
-from bilevel.drive import results, warm
+from bilevel.drive import drawing, results, warm
 from bilevel.drive.driver import Driver
 from bilevel.drive.process import leaving
 from bilevel.drive.progress import Watch
 from bilevel.drive.results import ENDED, Result
 from bilevel.drive.sources import Source
-from bilevel.episodes import TaskTraits
 from bilevel.errors import ClusterFailed, StoreFailed
 from bilevel.execute import Inline, On, Tune, opening
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
-from bilevel.meta.objective import MetaTraining
-from bilevel.record import model, tracking
+from bilevel.record import tracking
 from bilevel.record.folder import RunFolder
 from bilevel.search.port import SearchTraits
 from bilevel.study import history as histories
 from bilevel.study.events import Executor, Finished, Opened, Stage, Started
-from bilevel.study.history import History
 from bilevel.study.study import Study
 
 WAIT_FOR_TRACKER = 120.0  # seconds at the end of a run, while the tracker still makes progress
@@ -111,10 +107,11 @@ class Session:
         driver.ledger.commit()
         ended = status in ENDED
         if ended:
-            self._export(driver.history)
+            drawing.export(self.folder, self.study, driver.history, self.watch.say)
         document = results.result(self.folder, driver.history, status, self.study)
         if ended:
             driver.ledger.record(Finished(status, document), commit=True)
+            drawing.draw(self.folder, self.study, driver.history, self.watch.say)
         if tracker is not None:
             with leaving() as asked:
                 state = tracker.finish(WAIT_FOR_TRACKER, hurry=lambda: asked.reason is not None)
@@ -122,26 +119,6 @@ class Session:
                 what = state.problem or f"{state.behind} events behind"
                 self.watch.say(f"MLflow: {what}; the record is complete after `bilevel sync {self.folder.run_id}`")
         return Result(self.folder.path, document)
-
-    def _export(self, history: History) -> None:
-        """The learned model and the figures, into the run's folder."""
-        best = history.best()
-        state = results.final_state(self.folder, best) if best is not None else None
-        config = None if best is None else self.study.build(best.point)
-        tasks = config.tasks if isinstance(config, MetaTraining) else None
-        if best is not None and state is not None and tasks is not None and "learned" in state:
-            whose = {"study": self.study.name, "run_id": self.folder.run_id, "trial": best.number}
-            described = {**whose, "point": dict(best.point), "config": dict(best.config)}
-            model.write(self.folder.path / "model", state["learned"], described, TaskTraits(tasks).scaling)
-        search = results.search(self.folder, self.study) if len(history.trials) > 1 else None
-        drawn = figures.draw(results.figure_history(self.folder, history, state), search)
-        home = self.folder.path / "figures"
-        try:
-            home.mkdir(exist_ok=True)
-            for name, figure in drawn.items():
-                figure.savefig(home / f"{name}.png", dpi=110)
-        except OSError as error:
-            raise StoreFailed(f"{home}: the figures cannot be written: {error.strerror}") from error
 
     def _open(self) -> Executor:
         code = () if self.source.file is None else (str(self.source.file.parent),)

@@ -1,11 +1,15 @@
 """What does a reviewer want to see of a run? Pure: a history in, figures out."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bilevel.figures.curves import History, adaptation, learning_curve
 from bilevel.figures.exhibits import exhibit
-from bilevel.figures.gallery import charts
+from bilevel.figures.gallery import Failed, attempt, charts
 from bilevel.figures.search import Search, search_history
 
 if TYPE_CHECKING:
@@ -14,8 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["History", "Search", "adaptation", "charts", "draw", "exhibit", "learning_curve", "search_history"]
 
 
-def draw(history: History, search: Search | None = None) -> "dict[str, Figure]":
-    """Name -> figure, of those that there is data for: learning_curve, adaptation, exhibit; of a search its charts."""
+def draw(history: History, search: Search | None = None, failed: Failed | None = None) -> dict[str, Figure]:
+    """Name -> figure, of those that there is data for: learning_curve, adaptation, exhibit; of a search its charts.
+
+    `failed` is told which could not be drawn, and the others are; without it, the first error is raised.
+    """
     from bilevel.figures import pictures
 
     several = search is not None and len(search.history.trials) > 1
@@ -25,12 +32,13 @@ def draw(history: History, search: Search | None = None) -> "dict[str, Figure]":
         history = dataclasses.replace(history, best=number)
         step = "outer step" if history.tested else "step"
         history = dataclasses.replace(history, step=f"{step} of trial {number}" if several else step)
-    drawn = {
-        "learning_curve": learning_curve(history),
-        "adaptation": adaptation(history),
-        "exhibit": exhibit(history.exhibit) if history.exhibit else None,
+    shown = history
+    makers: dict[str, Callable[[], Figure | None]] = {
+        "learning_curve": lambda: learning_curve(shown),
+        "adaptation": lambda: adaptation(shown),
+        "exhibit": lambda: exhibit(shown.exhibit) if shown.exhibit else None,
     }
-    found = {name: figure for name, figure in drawn.items() if figure is not None}
     if search is not None and several:
-        found |= {chart.name: pictures.draw(chart) for chart in charts(search)}
-    return found
+        makers |= {chart.name: partial(pictures.draw, chart) for chart in charts(search, None, failed)}
+    drawn = {name: attempt(name, make, failed) for name, make in makers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}

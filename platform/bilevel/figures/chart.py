@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +12,6 @@ from numpy.typing import NDArray
 
 from bilevel.figures import style
 from bilevel.figures.search import Array
-
-ROOM = 30  # characters of all ticks of an axis together
 
 Marker = Literal["full", "hollow", "cross"]
 
@@ -29,6 +26,8 @@ class Axis:
         span: what it shows; None: what is drawn.
         ticks: `(place, words)`; None: left to who draws, where it is linear.
         whole: it counts.
+        unit: what its numbers are multiples of; `span` and `ticks` are such multiples, as are the points of layers.
+        powers: its numbers are exponents of ten.
     """
 
     title: str
@@ -36,6 +35,14 @@ class Axis:
     span: tuple[float, float] | None = None
     ticks: tuple[tuple[float, str], ...] | None = None
     whole: bool = False
+    unit: float = 1.0
+    powers: bool = False
+
+    def places(self, values: Array) -> Array:
+        """Where values lie on it: in its unit, and at its edge if they are beyond."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shown = np.log10(values) if self.powers else values / self.unit
+        return shown if self.span is None else np.clip(shown, *self.span)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,74 +112,6 @@ class Chart:
         """One layer for each name, for its looks."""
         named = {layer.name: layer for panel in self.panels for layer in panel.layers if layer.name}
         return tuple(named.values())
-
-
-# -- scales ------------------------------------------------------------------------------------------------------------
-
-
-def spread(title: str, values: Array, *, minimize: bool = True) -> tuple[Axis, Array]:
-    """An axis for measured values, and the values as it shows them.
-
-    Positive ones that span more than a decade lie on a log scale. On a linear one the far outliers on the bad side
-    are drawn at its edge, and the axis says how many.
-    """
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return Axis(title), values
-    if finite.min() > 0 and finite.max() > style.DECADES * finite.min():
-        return logarithmic(title, float(finite.min()), float(finite.max())), values
-    sign = 1.0 if minimize else -1.0
-    best, upper = float((sign * finite).min()), float(np.quantile(sign * finite, 0.75))
-    edge = upper + 3.0 * (upper - best)
-    beyond = int((sign * finite > edge).sum())
-    beyond = beyond if upper > best else 0
-    low, high = sorted((sign * best, sign * edge)) if beyond else (float(finite.min()), float(finite.max()))
-    margin = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
-    words = f"{title} ({beyond} beyond the edge)" if beyond else title
-    return Axis(words, span=(low - margin, high + margin)), np.clip(values, low, high)
-
-
-def logarithmic(title: str, low: float, high: float) -> Axis:
-    """A log axis over positive values, with ticks that can be read."""
-    room = max((high / low) ** 0.04, 1.02)
-    return Axis(title, log=True, span=(low / room, high * room), ticks=log_ticks(low, high))
-
-
-def log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
-    """1, 2 and 5 of each decade, 1 and 3 of each, or powers of ten: as many as a phone has room for."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    ways: list[tuple[tuple[int, ...], int]] = [
-        ((1, 2, 5), 1),
-        ((1, 3), 1),
-        *(((1,), n) for n in range(1, last - first)),
-    ]
-    for digits, step in ways:
-        places = [digit * 10.0**power for power in range(first, last + 1, step) for digit in digits]
-        inside = tuple((place, number(place)) for place in places if low * 0.97 <= place <= high * 1.03)
-        if len(inside) < 3 and len(digits) > 1:
-            break
-        if sum(len(words) + 1 for _, words in inside) <= ROOM and len(inside) > 1:
-            return inside
-    return even_ticks(low, high)
-
-
-def even_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
-    """Three to five round numbers between two values."""
-    if not high > low:
-        return ((low, number(low)),)
-    raw = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(digit * power for digit in (1, 2, 2.5, 5, 10) if digit * power >= raw)
-    first = math.ceil(low / step - 1e-9)
-    places = [float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)]
-    return tuple((place, number(place)) for place in places)
-
-
-def hours(seconds: float) -> tuple[float, str]:
-    """A fit unit of time for so long: how many seconds it has, and what it is called."""
-    if seconds < 180:
-        return 1.0, "s"
-    return (60.0, "min") if seconds < 3 * 3600 else (3600.0, "h")
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.figures import style
+from bilevel.figures.scales import tame
+from bilevel.figures.search import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,13 +76,16 @@ def learning_curve(history: History) -> Figure | None:
     for axis, kind in zip(axes, kinds, strict=True):
         drawn: list[float] = []
         names = sorted(name for name in curves if kind in (name, name.rpartition("/")[2]))
+        own = tame(kind if plain else CALLED.get(kind, kind), np.concatenate([curves[name][1] for name in names]))
         for index, name in enumerate(names):
-            drawn += _curve(axis, *curves[name], name, style.CYCLE[index % len(style.CYCLE)])
-        style.scale(axis, drawn)
+            steps, values = curves[name]
+            drawn += _curve(axis, steps, own.places(values), name, style.CYCLE[index % len(style.CYCLE)])
+        if not own.powers:
+            style.scale(axis, drawn)
         if kind == "accuracy" and history.chance is not None:
             axis.axhline(history.chance, color=style.GREY, linestyle=":", label="chance")
         axis.set_xlabel(history.step)
-        axis.set_ylabel(kind if plain else CALLED.get(kind, kind))
+        axis.set_ylabel(own.title)
         axis.legend(frameon=False, fontsize=9)
     figure.suptitle(f"Training and validation by {history.step}")
     return figure
@@ -112,23 +117,27 @@ def _adaptation_panel(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    found = {source: _judged(metrics, source, kind, sorted(steps)) for source, steps in sorted(sources.items())}
+    beside = [each for each in _baselines(kind, metrics) if np.isfinite(each[1])]
+    own = tame(CALLED.get(kind, kind), np.concatenate([*(np.ravel(ends) for ends in found.values()), _lows(beside)]))
     drawn: list[float] = []
-    for index, (source, steps) in enumerate(sorted(sources.items())):
-        steps = sorted(steps)
+    for index, (source, (middle, low, high)) in enumerate(found.items()):
+        steps = sorted(sources[source])
         color, marker = style.CYCLE[index % len(style.CYCLE)], style.MARKERS[index % len(style.MARKERS)]
-        middle = np.array([metrics[f"{source}/{kind}@{step}"] for step in steps])
-        half = np.array([metrics.get(f"{source}/{kind}_ci95@{step}", 0.0) for step in steps])
+        middle, low, high = (own.places(values) for values in (middle, low, high))
         if len(steps) == 1:
-            axis.errorbar(steps, middle, half, color=color, marker=marker, capsize=4, label=_called(source))
+            ends = np.stack([middle - low, high - middle])
+            axis.errorbar(steps, middle, ends, color=color, marker=marker, capsize=4, label=_called(source))
         else:
             axis.plot(steps, middle, color=color, marker=marker, markersize=5, label=_called(source))
-            axis.fill_between(steps, middle - half, middle + half, color=color, alpha=0.2, linewidth=0)
-        drawn += [value for value in (*middle, *(middle - half)) if np.isfinite(value)]
-    for name, value, half_width in _baselines(kind, metrics):
-        axis.axhline(value, color=style.INK, linestyle="--", linewidth=1.2)
-        axis.axhspan(value - half_width, value + half_width, color=style.INK, alpha=0.08, linewidth=0)
-        axis.annotate(name, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
-        drawn.append(value)
+            axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        drawn += [value for value in (*middle, *low) if np.isfinite(value)]
+    for name, value, half_width in beside:
+        ends = own.places(np.array([value, value - half_width, value + half_width]))
+        axis.axhline(ends[0], color=style.INK, linestyle="--", linewidth=1.2)
+        axis.axhspan(ends[1], ends[2], color=style.INK, alpha=0.08, linewidth=0)
+        axis.annotate(name, (0.99, ends[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        drawn.append(float(ends[0]))
     if kind == "accuracy":
         chance = _chance(history)
         if chance is not None:
@@ -137,12 +146,25 @@ def _adaptation_panel(
                 "chance", (0.99, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9
             )
         axis.set_ylim(0, 1.02)
-    else:
+    elif not own.powers:
         style.scale(axis, drawn)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("adaptation steps on the support set")
-    axis.set_ylabel(CALLED.get(kind, kind))
+    axis.set_ylabel(own.title)
     axis.legend(frameon=False, fontsize=9)
+
+
+def _judged(metrics: Mapping[str, float], source: str, kind: str, steps: Sequence[int]) -> tuple[Array, Array, Array]:
+    """A test's means by adaptation step, and the ends of their intervals; of one episode there is none."""
+    middle = np.array([metrics[f"{source}/{kind}@{step}"] for step in steps])
+    half = np.array([metrics.get(f"{source}/{kind}_ci95@{step}", 0.0) for step in steps])
+    half = np.where(np.isfinite(half), half, 0.0)
+    with np.errstate(over="ignore"):
+        return middle, middle - half, middle + half
+
+
+def _lows(baselines: Sequence[tuple[str, float, float]]) -> Array:
+    return np.array([value - half for _, value, half in baselines])
 
 
 def _curve(axis: Any, steps: NDArray[Any], values: NDArray[Any], name: str, color: str) -> list[float]:
@@ -177,7 +199,7 @@ def _baselines(kind: str, metrics: Mapping[str, float]) -> list[tuple[str, float
         match = _BASELINE.fullmatch(name)
         if match and match["kind"] == kind and match["source"] == "test":
             half = metrics.get(f"{name}_ci95", 0.0)
-            found.append((match["name"].replace("_", " "), value, half))
+            found.append((match["name"].replace("_", " "), value, half if np.isfinite(half) else 0.0))
     return found
 
 

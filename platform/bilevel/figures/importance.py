@@ -67,7 +67,7 @@ def importance(search: Search) -> Importance | None:
     trials, values, step = comparable(search)
     trials, values = trials[-MOST:], values[-MOST:]
     varied = [p for p in search.parameters if _varied(p, trials)]
-    if len(trials) < FEWEST or not varied or np.ptp(values) == 0:
+    if len(trials) < FEWEST or not varied or values.min() == values.max():
         return None
     response = _ranks(values)
     places = np.array([[_place(p, trial.point) for p in varied] for trial in trials])
@@ -76,6 +76,8 @@ def importance(search: Search) -> Importance | None:
     for sample in range(SAMPLES):
         chosen = rng.integers(len(places), size=len(places))
         unseen = np.setdiff1d(np.arange(len(places)), chosen)
+        if not unseen.size:  # of ten trials one sample in some thousand has all
+            continue
         predict = _forest(_features(varied, places[chosen]), response[chosen], sample)
         tried = np.stack([places[unseen], *(_permuted(places[unseen], i, rng) for i in range(len(varied)))])
         foretold = predict(_features(varied, tried.reshape(-1, len(varied)))).reshape(len(tried), -1)

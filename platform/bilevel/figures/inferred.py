@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bilevel.space.dimensions import Dimension, Int, Log, LogInt, OneOf, Parameter, Uniform, same
+from bilevel.space.dimensions.checks import is_number
 
 
 def parameters(points: Iterable[Mapping[str, Any]], log: Sequence[str] = ()) -> tuple[Parameter, ...]:
@@ -23,10 +24,11 @@ def parameters(points: Iterable[Mapping[str, Any]], log: Sequence[str] = ()) -> 
 
 
 def _dimension(values: list[Any], log: bool) -> Dimension:
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if not numbers or min(values) == max(values):
+    if not all(map(is_number, values)) or min(values) == max(values):
         return OneOf(*_different(values))
     low, high = min(values), max(values)
+    if not is_number(high / 2 - low / 2 + high / 2 - low / 2):  # no range of floats is as wide
+        return OneOf(*_different(values))
     if all(isinstance(value, int) for value in values):
         return LogInt(low, high) if log and low > 0 else Int(low, high)
     return Log(low, high) if log and low > 0 else Uniform(low, high)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from bilevel.figures import style
-from bilevel.figures.chart import Axis, Chart, Layer, Panel, logarithmic, present, short, shown
+from bilevel.figures.chart import Axis, Chart, Layer, Panel, present, short, shown
 from bilevel.figures.importance import Importance
+from bilevel.figures.scales import linear, logarithmic
 from bilevel.figures.search import Search
 from bilevel.figures.values import named, number_of, ordered
 from bilevel.space.dimensions import OneOf, Parameter
@@ -104,7 +105,10 @@ def _plain_axis(parameter: Parameter, name: str, values: Sequence[Any]) -> tuple
         ticks = tuple((float(i), short(shown(label), 16)) for i, label in enumerate(dimension.labels))
         span = (-0.5, len(labels) - 0.5)
         return Axis(name, span=span, ticks=ticks), lambda v: labels.index(repr(v)) if repr(v) in labels else np.nan
-    numbers = [number_of(value) for value in values]
-    if dimension.log and numbers and min(numbers) > 0:
-        return logarithmic(name, min(numbers), max(numbers)), number_of
-    return Axis(name), number_of
+    numbers = np.array([number_of(value) for value in values])
+    finite = numbers[np.isfinite(numbers)]
+    if dimension.log and finite.size and finite.min() > 0:
+        axis = logarithmic(name, float(finite.min()), float(finite.max()))
+    else:
+        axis = linear(name, finite)
+    return axis, lambda value: float(axis.places(np.array([number_of(value)]))[0])

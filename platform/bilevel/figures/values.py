@@ -16,17 +16,14 @@ from bilevel.figures.chart import (
     Panel,
     Scale,
     distinct,
-    even_ticks,
-    log_ticks,
-    logarithmic,
     number,
     present,
     short,
     shown,
-    spread,
     thin,
 )
 from bilevel.figures.importance import Importance
+from bilevel.figures.scales import even_ticks, linear, log_ticks, logarithmic, spread
 from bilevel.figures.search import Array, Search
 from bilevel.space.dimensions import Int, OneOf, Parameter
 from bilevel.study.history import Trial
@@ -37,6 +34,7 @@ AXES = 10  # parameters among parallel coordinates
 LINES = 400  # trials among them
 BANDS = 8  # colors of lines
 BARS = 20  # parameters in the chart of importance
+WHOLE = 1e9  # an axis of larger whole numbers is like any other
 ASIDE = -0.12  # where a line passes an axis whose value it does not have
 
 
@@ -128,15 +126,20 @@ def _value_axis(parameter: Parameter, name: str, trials: Sequence[Trial]) -> tup
     places = np.array([number_of(value) for value in values])
     finite = places[np.isfinite(places)]
     if dimension.log and finite.size and finite.min() > 0:
-        return logarithmic(name, float(finite.min()), float(finite.max())), places
-    if isinstance(dimension, Int) and finite.size:
-        return Axis(name, span=(float(finite.min()) - 0.5, float(finite.max()) + 0.5), whole=True), places
-    return Axis(name), places
+        axis = logarithmic(name, float(finite.min()), float(finite.max()))
+    elif isinstance(dimension, Int) and finite.size and np.abs(finite).max() < WHOLE:
+        axis = Axis(name, span=(float(finite.min()) - 0.5, float(finite.max()) + 0.5), whole=True)
+    else:
+        axis = linear(name, finite)
+    return axis, axis.places(places)
 
 
 def number_of(value: Any) -> float:
-    """A value on a numeric axis; NaN for what is no number."""
-    return float(value) if isinstance(value, int | float) else np.nan
+    """A value on a numeric axis; NaN for what is no number, or one that no float can be."""
+    try:
+        return float(value) if isinstance(value, int | float) else np.nan
+    except OverflowError:
+        return np.nan
 
 
 def named(parameters: Sequence[Parameter]) -> list[tuple[Parameter, str]]:
@@ -198,11 +201,15 @@ def _objective_row(search: Search, values: Array) -> tuple[Array, Ticks]:
     axis, drawn = spread(search.metric, values, minimize=search.history.minimize)
     low, high = float(drawn.min()), float(drawn.max())
     ticks = axis.ticks if axis.log and axis.ticks is not None else even_ticks(low, high)
+    if axis.powers or axis.unit != 1.0:
+        ticks = tuple((at, f"1e{at:g}" if axis.powers else number(at * axis.unit)) for at, _ in ticks)
 
     def place(value: Any) -> Any:
         if high <= low:
             return np.zeros_like(value) + 0.5
-        return np.log(value / low) / np.log(high / low) if axis.log else (value - low) / (high - low)
+        if axis.log:
+            return (np.log(value) - np.log(low)) / (np.log(high) - np.log(low))
+        return (value - low) / (high - low)
 
     return place(drawn), [(float(place(np.float64(v))), words) for v, words in ticks]
 

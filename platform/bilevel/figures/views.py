@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bilevel.figures import style
-from bilevel.figures.chart import Axis, Chart, Layer, Marker, Panel, hours, logarithmic, present, short, spread, thin
+from bilevel.figures.chart import Axis, Chart, Layer, Marker, Panel, present, short, thin
+from bilevel.figures.scales import hours, logarithmic, spread
 from bilevel.figures.search import Array, Attempt, Search
-from bilevel.study.history import Trial
+from bilevel.study.history import Trial, mean
 
 POINTS = 800  # drawn in a panel; of more trials the best and an even choice of the others
 BEST = 100  # of these
@@ -42,7 +43,7 @@ def best_so_far(search: Search) -> Chart | None:
         seconds = np.array([search.clock(search.tracks[t.number].ended or 0.0) for t in ended])
         unit, called = hours(search.seconds)
         count = np.arange(1.0, len(ended) + 1)
-        time = Axis(f"time at work [{called}]", span=(0.0, 1.02 * search.seconds / unit))
+        time = Axis(f"time at work [{called}]", span=(0.0, 1.02 * search.seconds / unit or 1.0))
         for x, axis in ((count, _counting(len(ended))), (seconds / unit, time)):
             panels.append(_best_panel(ended, x, axis, values, best, names[0], search.history.minimize))
         what = "the line falls" if search.history.minimize else "the line rises"
@@ -81,7 +82,7 @@ def incumbents(search: Search, ended: Sequence[Trial]) -> Array:
             confirmed[group], out[group] = True, False
         out[group] |= trial.violation > 0 or (whole and trial.state == "stopped") or trial.group in flawed
         values = again[group] or seen[group]
-        standing[group] = np.inf if out[group] else search.sign * sum(values) / len(values)
+        standing[group] = np.inf if out[group] else search.sign * mean(values)
         sure = float(np.where(confirmed, standing, np.inf).min())
         leader = sure if np.isfinite(sure) else float(standing.min())
         result[place] = search.sign * leader if np.isfinite(leader) else np.nan
@@ -106,8 +107,7 @@ def _best_panel(
     known = np.flatnonzero(np.isfinite(best))
     at = [i for i in known if i in (known[0], len(best) - 1) or best[i] != best[i - 1]]
     line_x = np.repeat(x[at], 2)[1:]
-    line_y = np.repeat(best[at], 2)[:-1]
-    line_y = np.clip(line_y, *axis.span) if axis.span is not None else line_y
+    line_y = axis.places(np.repeat(best[at], 2)[:-1])
     layers.append(Layer("line", line_x, line_y, style.INK, "best so far", 2.2))
     return Panel(x_axis, axis, present(layers))
 
@@ -132,17 +132,15 @@ def learning_curves(search: Search) -> Chart | None:
     layers = []
     for state, opacity in (("stopped", 0.6), ("failed", 0.6), ("completed", 0.7), ("running", 0.9)):
         of_state = [t for t in chosen if t.state == state and t is not best]
-        layers.append(_strokes(search, of_state, *STATE[state][::-1], opacity, y.span))
+        layers.append(_strokes(search, of_state, *STATE[state][::-1], opacity, y))
     if best is not None and best in chosen:
-        layers.append(_strokes(search, [best], style.INK, f"the best, trial {best.number}", 1.0, y.span, 2.8))
+        layers.append(_strokes(search, [best], style.INK, f"the best, trial {best.number}", 1.0, y, 2.8))
     steps = everything[np.isfinite(everything[:, 0]), 0]
     ends = [search.tracks[t.number].curve[-1, 0] for t in shown if t.state == "stopped"]
     early = bool(ends) and float(np.median(ends)) < steps.max() / 5 and steps.min() > 0
-    x = (
-        logarithmic("step", float(steps.min()), float(steps.max()))
-        if early
-        else Axis("step", whole=True, span=(float(steps.min()), float(steps.max())))
-    )
+    first, last = float(steps.min()), float(steps.max())
+    apart = (first, last) if last > first else (first - 0.5, last + 0.5)  # tried again, and not beyond its first step
+    x = logarithmic("step", first, last) if early else Axis("step", whole=True, span=apart)
     many = f" ({len(chosen)} of {len(shown)} trials: the best and an even choice)" if len(chosen) < len(shown) else ""
     caption = f"Good trials part early from bad ones where stopping early is safe; crossing curves say it is not{many}."
     title = "Learning curves of all trials"
@@ -157,7 +155,7 @@ def _strokes(
     color: str,
     name: str,
     opacity: float,
-    span: tuple[float, float] | None,
+    axis: Axis,
     width: float = 1.4,
 ) -> Layer:
     parts, numbers = [np.empty((0, 2))], [np.empty(0)]
@@ -167,8 +165,9 @@ def _strokes(
         parts += [curve, np.full((1, 2), np.nan)]
         numbers.append(np.full(len(curve) + 1, float(trial.number)))
     line = np.concatenate(parts)
-    y = line[:, 1] if span is None else np.clip(line[:, 1], *span)
-    return Layer("line", line[:, 0], y, color, name, width, opacity, trials=np.concatenate(numbers))
+    return Layer(
+        "line", line[:, 0], axis.places(line[:, 1]), color, name, width, opacity, trials=np.concatenate(numbers)
+    )
 
 
 def _extremes(curve: Array) -> tuple[float, float]:

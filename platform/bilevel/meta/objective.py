@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,7 +165,7 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
             metrics |= _normalizations(ready.rule)
             exhibit = ExhibitUnit(ready, config.tasks, run.key.child("test", "tasks"), config.judged_steps)
             shown = yield Units(exhibit, {"learned": best}, shards(None, EXHIBITED, EXHIBITED))
-            state = {**state, "last": state["learned"], "learned": best, "exhibit": shown[0]}
+            state = {**state, "last": state["learned"], "learned": best, "exhibit": _complete(shown)[0]}
         yield Report(step, metrics, state)
 
 
@@ -216,7 +217,7 @@ def _test(
     for name, tasks in {"": config.tasks, **config.test_tasks}.items():
         judge = JudgeUnit(ready, tasks, "test", key.child("test", name or "tasks"), steps, both=True)
         results = yield Units(judge, {"learned": values}, shards(None, config.test_episodes, unit))
-        columns = _join(results)
+        columns = _join(_complete(results))
         clusters = columns.pop("cluster", None)
         found: dict[str, float] = {}
         for metric, column in columns.items():
@@ -257,9 +258,19 @@ def interval(values: Tensor, clusters: Tensor | None = None) -> tuple[float, flo
     return float(sample.mean()), float(stdtrit(len(sample) - 1, 0.975)) * error
 
 
+def _complete(results: list[Tree]) -> list[Tree]:
+    """The results without the word on what is missing in them, which is said once."""
+    missing = next((str(result["missing"]) for result in results if "missing" in result), None)
+    if missing is not None:
+        warnings.warn(f"left out of the test: {missing}", stacklevel=2)
+    return [{name: part for name, part in result.items() if name != "missing"} for result in results]
+
+
 def _join(results: Iterable[Tree]) -> dict[str, Tensor]:
+    """What all of them have, over all episodes."""
     parts = list(results)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: torch.cat([part[name] for part in parts]) for name in names}
 
 
 def _in_units_of(tasks: Tasks, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -96,7 +96,10 @@ class JudgeUnit:
     """Judge under the other normalisation policy too, and by baselines."""
 
     def __call__(self, shared: Tree, shard: Shard) -> Tree:
-        """`{metric: [episodes, len(steps)]}`; the other policy's under "other/", baselines under "baseline/"."""
+        """`{metric: [episodes, len(steps)]}`; the other policy's under "other/", baselines under "baseline/".
+
+        Baselines that fail are left out, and "missing" says why.
+        """
         values = _fresh(shared["learned"])
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
         episode = draw(self.tasks, self.split, keys, _device(values))
@@ -114,7 +117,10 @@ class JudgeUnit:
                     found.setdefault(prefix + name, []).append(value.detach())
         result: Tree = {name: torch.stack(columns, 1) for name, columns in found.items()}
         if self.both:
-            result |= {f"baseline/{name}": value.unsqueeze(1) for name, value in baselines(episode).items()}
+            try:
+                result |= {f"baseline/{name}": value.unsqueeze(1) for name, value in baselines(episode).items()}
+            except Exception as error:  # noqa: BLE001 what was trained is not lost for want of a comparison
+                result["missing"] = f"the baselines: {type(error).__name__}: {error}"
         cluster = TaskTraits(self.tasks).cluster
         if cluster is not None:
             result["cluster"] = torch.tensor([cluster(self.split, key) for key in keys])
@@ -140,7 +146,16 @@ class ExhibitUnit:
     steps: int
 
     def __call__(self, shared: Tree, shard: Shard) -> Tree:
-        """`{"support", "query": {x, y}, "predictions": [episodes, steps + 1, samples, outputs]}`, or nothing."""
+        """`{"support", "query": {x, y}, "predictions": [episodes, steps + 1, samples, outputs]}`, or nothing.
+
+        Where it cannot be made, `{"missing": why}`.
+        """
+        try:
+            return self._shown(shared, shard)
+        except Exception as error:  # noqa: BLE001 what was trained is not lost for want of a picture
+            return {"missing": f"the exhibit: {type(error).__name__}: {error}"}
+
+    def _shown(self, shared: Tree, shard: Shard) -> Tree:
         values = _fresh(shared["learned"])
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
         own = TaskTraits(self.tasks).exhibit

@@ -57,7 +57,7 @@ class Page:
     source: bool = False
     """The study's source is to be uploaded."""
     result: Mapping[str, Any] | None = None
-    """The study's result; figures and model are to be uploaded with it."""
+    """The study's result; the model is to be uploaded with it."""
 
 
 @dataclass
@@ -79,6 +79,8 @@ class Projection:
         self.study = ""
         self.run_id = ""
         self.minimize = True
+        self.ended = False
+        """Whether the study has ended, and was not extended since."""
         self._metric = ""
         self.pages: dict[int | None, Page] = {}
         self._open: dict[int | None, _Open] = {}
@@ -139,7 +141,7 @@ class Projection:
 
     def _finished(self, event: dict[str, Any], now: int) -> None:
         self._leave("KILLED", now)  # nothing stays RUNNING
-        page, result = self._page(None), event["result"]
+        page, result, self.ended = self._page(None), event["result"], True
         page.status, page.since, page.result = STATUS[event["status"]], now, result
         trials = sum(result.get("trials", {}).values())
         numbers = {name: value for name, value in result.get("metrics", {}).items() if value is not None}
@@ -161,7 +163,7 @@ class Projection:
     # -- its trials ----------------------------------------------------------------------------------------------------
 
     def _asked(self, event: dict[str, Any], now: int) -> None:
-        trial = event["trial"]
+        trial, self.ended = event["trial"], False
         numbers = _numbers(event["config"], event.get("point", {}))
         identity = {"bilevel.kind": "trial", "bilevel.trial": str(trial)}
         self._open[trial] = _Open(now, identity, numbers=numbers)

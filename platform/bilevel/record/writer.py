@@ -119,6 +119,8 @@ def follow(ledger: Ledger, folder: Path, control: Control, status: Status) -> No
         status.say(synced=seen, problem=_refusals(ledger), **_pages(ledger, projection))
         if seen == before:
             if ending:
+                if projection.ended:
+                    ledger.illustrate()
                 if ledger.runs and ledger.served:
                     ledger.find(projection.study, projection.run_id)  # removes what a hung server created twice
                 return

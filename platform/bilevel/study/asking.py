@@ -16,7 +16,7 @@ from bilevel.search.port import Point, Population, Search, Searcher, SearcherTra
 from bilevel.space.conversion.text import read
 from bilevel.space.dimensions import Parameter, guessed
 from bilevel.study.events import Asked, Reported
-from bilevel.study.history import History, Trial
+from bilevel.study.history import History, Trial, mean
 from bilevel.study.study import Study
 
 CURVE = 1000
@@ -183,9 +183,7 @@ class Asking:
             good = [trial for trial in good if trial.state == "stopped"]
         if good:
             rows = [trial.values or (float(trial.objective or 0.0),) for trial in good]
-            values = tuple(
-                way * sum(column) / len(column) for way, column in zip(ways, zip(*rows, strict=True), strict=True)
-            )
+            values = tuple(way * mean(column) for way, column in zip(ways, zip(*rows, strict=True), strict=True))
             told = Told(
                 values,
                 step=max(trial.step for trial in good),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,11 +194,11 @@ class History:
         for trials in groups.values():
             again = [trial for trial in trials if trial.confirms]
             counting = again or trials
-            mean, half = _interval([float(trial.objective or 0.0) for trial in counting])
+            middle, half = _interval([float(trial.objective or 0.0) for trial in counting])
             violation = sum(trial.violation for trial in counting) / len(counting)
             stopped = any(trial.state == "stopped" for trial in counting)
-            key = (flawed.get(trials[0].group, 0), violation, not again, stopped, sign * mean, trials[0].number)
-            ranked.append((key, Leader(trials[0], mean, half, len(counting))))
+            key = (flawed.get(trials[0].group, 0), violation, not again, stopped, sign * middle, trials[0].number)
+            ranked.append((key, Leader(trials[0], middle, half, len(counting))))
         ranked.sort(key=lambda item: item[0])
         return [leader for _, leader in ranked[:count]]
 
@@ -248,18 +248,24 @@ def replay(events: Iterable[Event]) -> History:
     return history
 
 
+def mean(values: Sequence[float]) -> float:
+    """Their mean, up to the largest floats there are."""
+    total = sum(values)
+    return total / len(values) if math.isfinite(total) else sum(value / len(values) for value in values)
+
+
 def _averaged(trials: list[Trial]) -> Trial:
     """The first of several trials of a configuration, with the mean of each value."""
-    means = tuple(sum(column) / len(column) for column in zip(*(trial.values for trial in trials), strict=True))
+    means = tuple(mean(column) for column in zip(*(trial.values for trial in trials), strict=True))
     return dataclasses.replace(trials[0], values=means)
 
 
 def _interval(values: list[float]) -> tuple[float, float | None]:
     """Mean, and the half-width of its 95 % interval (Student's t) where there are several."""
-    mean = sum(values) / len(values)
     if len(values) < 2:
         return values[0], None
     from scipy.special import stdtrit
 
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return mean, float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
+    middle = mean(values)
+    deviation = math.hypot(*(value - middle for value in values)) / math.sqrt(len(values) - 1)
+    return middle, float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))

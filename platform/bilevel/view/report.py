@@ -52,13 +52,16 @@ def page(search: Search, *, title: str | None = None, facts: Mapping[str, str] |
     started = search.started
     heading = title or (started.study if started is not None else "A search")
     found = importance(search)
-    drawn, parameters = charts(search, found), ordered(search, found)
+    missing: dict[str, str] = {}
+    drawn = charts(search, found, lambda name, error: missing.setdefault(name, f"{type(error).__name__}: {error}"))
+    parameters = ordered(search, found)
     body = [
         f"<header><h1>{escape(heading)}</h1>{_when(search)}</header>",
         _headline(search, parameters),
         _counts(search),
         _leaders(search, parameters),
         *(_chart(chart) for chart in drawn),
+        _missing(missing),
         _failures(search),
         _reproduce(search, facts or {}),
     ]
@@ -183,6 +186,12 @@ def _chart(chart: Chart) -> str:
         f'<p class="caption">{escape(chart.caption)}</p>'
         f'<p class="legend">{entries}</p><div class="panels{one}">{places}</div></section>'
     )
+
+
+def _missing(charts: Mapping[str, str]) -> str:
+    """What could not be drawn, and why."""
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(why)}</td></tr>" for name, why in charts.items())
+    return f'<section><h2>Not drawn</h2><table class="plain">{rows}</table></section>' if rows else ""
 
 
 # -- what went wrong, and how to do it again ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from rich.text import Text
 from bilevel.figures import Search, summary
 from bilevel.figures.chart import distinct, number, short, shown
 from bilevel.figures.importance import Importance, importance
+from bilevel.figures.scales import unit_of
 from bilevel.figures.search import Array
 from bilevel.figures.values import ordered
 from bilevel.figures.views import incumbents
@@ -198,8 +199,10 @@ def spark(values: Array, width: int = SPARK) -> str:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return ""
-    if finite.min() > 0 and finite.max() > 10 * finite.min():
+    if finite.min() > 0 and finite.max() / 10 > finite.min():
         values, finite = np.log(np.where(values > 0, values, np.nan)), np.log(finite)
+    unit = unit_of(finite)
+    values, finite = values / unit, finite / unit
     low, high = float(finite.min()), float(finite.max())
     places = np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)
     span = high - low or 1.0

@@ -135,10 +135,17 @@ class Ledger:
             parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
             self._client.log_text(run, text, "/".join(["source", *parts]))
 
+    def illustrate(self) -> None:
+        """Upload the figures of a study that has ended: they are drawn after its end is recorded."""
+        if None in self.runs:
+            self._upload(self.runs[None], "figures")
+
+    def _upload(self, run: str, name: str) -> None:
+        if (self._folder / name).is_dir():
+            self._client.log_artifacts(run, str(self._folder / name), name)
+
     def _upload_result(self, run: str, result: Mapping[str, Any]) -> None:
-        for name in ("figures", "model"):
-            if (self._folder / name).is_dir():
-                self._client.log_artifacts(run, str(self._folder / name), name)
+        self._upload(run, "model")
         self._client.log_dict(run, dict(result), "result.json")
         if result.get("best"):
             self._client.log_dict(run, result["best"]["config"], "best_config.json")
