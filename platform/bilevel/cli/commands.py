@@ -35,6 +35,7 @@ from bilevel.study import history as histories
 from bilevel.study.history import History
 from bilevel.view import report as reports
 from bilevel.view import tables, terminal
+from bilevel.view.paper import paper, plain
 
 EXIT = {"completed": 0, "stopped": 0, "failed": 1, "interrupted": 130}
 
@@ -140,7 +141,7 @@ def _on(arguments: argparse.Namespace) -> On:
 
 
 def _done(result: Result, arguments: argparse.Namespace) -> int:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = paper(error=True)
     best = histories.replay(RunFolder(result.folder).events()).best()
     console.print(terminal.results(result.document, None if best is None else best.point))
     if result.status == "interrupted":
@@ -194,7 +195,7 @@ def show(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(_finite(document), allow_nan=False) + "\n")
         return 0
     out = _out()
-    out.print(f"[bold]{folder.run_id}[/bold]  {folder.path}")
+    out.print(plain(folder.run_id, "bold").append(f"  {folder.path}", ""))
     best = history.best()
     out.print(terminal.results(document, None if best is None else best.point))
     if len(history.trials) > 1:
@@ -202,7 +203,7 @@ def show(arguments: argparse.Namespace) -> int:
     else:
         for trial in history.trials.values():
             line = f"trial {trial.number}: {trial.state}, step {trial.step}"
-            out.print(line + (f" ({trial.reason})" if trial.reason else ""), markup=False)
+            out.print(line + (f" ({trial.reason})" if trial.reason else ""))
         if document["best"] is not None:
             out.print(_config(document["best"]["config"]))
     out.print(f"fingerprint {document['fingerprint']}", style="dim")
@@ -253,9 +254,9 @@ def _pages(out: Console, path: Path) -> None:
     served = uri.startswith(("http://", "https://"))
     state = tracking.recorded(path, uri)
     for name, link in state.links.items():
-        out.print(f"MLflow, {name}: {link}", style="dim", markup=False)
+        out.print(f"MLflow, {name}: {link}", style="dim")
     if state.links and not served:
-        out.print(f"(the dashboard opens with: bilevel ui --store {path.parent})", style="dim", markup=False)
+        out.print(f"(the dashboard opens with: bilevel ui --store {path.parent})", style="dim")
 
 
 def _config(config: Mapping[str, Any]) -> Table:
@@ -301,9 +302,9 @@ def audit(arguments: argparse.Namespace) -> int:
     if not 0 < sample <= 1:
         raise BadInput(f"--sample {text}: give a fraction such as 0.01, or 1%")
     study = runs.reload(folder)[0] if audits.units(folder) else None  # to read checkpoints it is not needed
-    found = audits.audit(folder, study, sample=sample, seed=arguments.seed, say=Console(stderr=True).print)
+    found = audits.audit(folder, study, sample=sample, seed=arguments.seed, say=paper(error=True).print)
     for fault in found.faults:
-        _out().print(fault, style="red", markup=False)
+        _out().print(fault, style="red")
     again = f"{found.units} units computed again, " if found.units else ""
     none = "" if found.units else " (its trials are not made of units, which alone are computed again)"
     _out().print(
@@ -367,7 +368,7 @@ def ui(arguments: argparse.Namespace) -> int:
     _out().print(f"MLflow dashboard on http://127.0.0.1:{arguments.port} (Ctrl-C ends it)")
     for folder in folders.runs(arguments.store)[-3:]:
         for name, link in tracking.recorded(folder.path, uri, arguments.port).links.items():
-            _out().print(f"{folder.run_id}, {name}: {link}", style="dim", markup=False)
+            _out().print(f"{folder.run_id}, {name}: {link}", style="dim")
     return server.serve(command, environment)
 
 
@@ -377,7 +378,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _out() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return paper()
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -389,5 +390,5 @@ def explain(arguments: argparse.Namespace) -> int:
     if command is not None:
         sys.stdout.write(command)
     else:
-        reference.show(arguments.topic, Console())
+        reference.show(arguments.topic, _out())
     return 0

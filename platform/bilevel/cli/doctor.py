@@ -28,6 +28,7 @@ from bilevel.record import tracking
 from bilevel.record.redaction import redact
 from bilevel.study.events import Done, Lost, Tree, Units
 from bilevel.tasks import Alphabets, Omniglot
+from bilevel.view.paper import plain
 
 PACKAGES = ("bilevel", "torch", "ray", "mlflow", "numpy", "optuna", "cma")
 LOW_DISK = 2e9  # bytes
@@ -53,8 +54,8 @@ def report(out: Console, store: Path, address: str | None, track: str | None) ->
     for name, check in checks:
         good, text = check()
         bad |= not good and name in needed
-        mark = "[green]ok[/green]" if good else ("[red]fails[/red]" if name in needed else "[yellow]-[/yellow]")
-        table.add_row(mark, name, text)
+        mark = plain("ok", "green") if good else plain("fails", "red") if name in needed else plain("-", "yellow")
+        table.add_row(mark, name, plain(text))
     out.print(table)
     return 1 if bad else 0
 

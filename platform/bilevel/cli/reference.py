@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.text import Text
 
 from bilevel.errors import BadInput
 
@@ -78,10 +79,10 @@ def show(topic: str | None, console: Console) -> None:
     """Print an overview, a page, or a reference."""
     page = pages().get(topic or "")
     if page is not None:
-        console.print(Markdown(page) if console.is_terminal else page, markup=False, highlight=False, soft_wrap=True)
+        console.print(Markdown(page) if console.is_terminal else Text(page))
         return
     text = overview() if topic is None else explained(topic)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(Text(text))
 
 
 def _public(room: str) -> Iterator[tuple[str, Any]]:

@@ -85,7 +85,7 @@ def learning_curve(history: History) -> Figure | None:
         if kind == "accuracy" and history.chance is not None:
             axis.axhline(history.chance, color=style.GREY, linestyle=":", label="chance")
         axis.set_xlabel(history.step)
-        axis.set_ylabel(own.title)
+        axis.set_ylabel(style.words(own.title))
         axis.legend(frameon=False, fontsize=9)
     figure.suptitle(f"Training and validation by {history.step}")
     return figure
@@ -127,16 +127,20 @@ def _adaptation_panel(
         middle, low, high = (own.places(values) for values in (middle, low, high))
         if len(steps) == 1:
             ends = np.stack([middle - low, high - middle])
-            axis.errorbar(steps, middle, ends, color=color, marker=marker, capsize=4, label=_called(source))
+            axis.errorbar(
+                steps, middle, ends, color=color, marker=marker, capsize=4, label=style.words(_called(source))
+            )
         else:
-            axis.plot(steps, middle, color=color, marker=marker, markersize=5, label=_called(source))
+            axis.plot(steps, middle, color=color, marker=marker, markersize=5, label=style.words(_called(source)))
             axis.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         drawn += [value for value in (*middle, *low) if np.isfinite(value)]
     for name, value, half_width in beside:
         ends = own.places(np.array([value, value - half_width, value + half_width]))
         axis.axhline(ends[0], color=style.INK, linestyle="--", linewidth=1.2)
         axis.axhspan(ends[1], ends[2], color=style.INK, alpha=0.08, linewidth=0)
-        axis.annotate(name, (0.99, ends[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        axis.annotate(
+            style.words(name), (0.99, ends[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9
+        )
         drawn.append(float(ends[0]))
     if kind == "accuracy":
         chance = _chance(history)
@@ -150,7 +154,7 @@ def _adaptation_panel(
         style.scale(axis, drawn)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("adaptation steps on the support set")
-    axis.set_ylabel(own.title)
+    axis.set_ylabel(style.words(own.title))
     axis.legend(frameon=False, fontsize=9)
 
 
@@ -171,14 +175,16 @@ def _curve(axis: Any, steps: NDArray[Any], values: NDArray[Any], name: str, colo
     """A curve as it is, and where it is long light with its medians in front; gives the values that set the scale."""
     if len(steps) <= DRAWN:
         marker = "o" if len(steps) <= 40 else None
-        axis.plot(steps, values, color=color, marker=marker, markersize=4, linewidth=1.6, label=name)
+        axis.plot(steps, values, color=color, marker=marker, markersize=4, linewidth=1.6, label=style.words(name))
         return [float(value) for value in values]
     bins = np.array_split(np.arange(len(steps)), DRAWN)
     middle = np.array([np.median(values[part]) for part in bins])
     places = np.array([np.median(steps[part]) for part in bins])
     stride = -(-len(steps) // (10 * DRAWN))
     axis.plot(steps[::stride], values[::stride], color=color, alpha=0.2, linewidth=0.6)
-    axis.plot(places, middle, color=color, linewidth=1.6, label=f"{name} (medians of {len(bins[0])} steps)")
+    axis.plot(
+        places, middle, color=color, linewidth=1.6, label=style.words(f"{name} (medians of {len(bins[0])} steps)")
+    )
     return [float(value) for value in middle]
 
 

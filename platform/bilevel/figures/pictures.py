@@ -30,7 +30,7 @@ def draw(chart: Chart) -> Figure:
     rows = -(-count // columns)
     width = WIDE if columns == 1 else WIDTH * columns
     height = HEIGHT * rows * chart.panels[0].height + 0.9
-    lines = textwrap.wrap(_plain(chart.caption), int(13 * width))
+    lines = textwrap.wrap(style.words(chart.caption), int(13 * width))
     room = 2 * LINE + LINE * len(lines)
     whole = height + room
     figure = Figure(figsize=(width, whole), layout=ConstrainedLayoutEngine(rect=(0.0, 0.0, 1.0, height / whole)))
@@ -65,12 +65,12 @@ def _panel(figure: Figure, panel: Panel, place: tuple[int, int, int]) -> Any:
 
 
 def _axis(axes: Any, axis: Axis, name: str) -> None:
-    getattr(axes, f"set_{name}label")(_plain(short(axis.title, LETTERS)))
+    getattr(axes, f"set_{name}label")(style.words(short(axis.title, LETTERS)))
     if axis.span is not None:
         getattr(axes, f"set_{name}lim")(*axis.span)
     own = getattr(axes, f"{name}axis")
     if axis.ticks is not None:
-        own.set_ticks([place for place, _ in axis.ticks], [_plain(words) for _, words in axis.ticks])
+        own.set_ticks([place for place, _ in axis.ticks], [style.words(words) for _, words in axis.ticks])
         own.set_minor_locator(NullLocator())
         own.set_minor_formatter(NullFormatter())
         own.set_tick_params(labelsize=9)
@@ -85,7 +85,9 @@ def _layer(axes: Any, layer: Layer) -> None:
         for x, y, words in zip(layer.x, layer.y, layer.words, strict=True):
             behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
             size = POINT * layer.size
-            axes.text(x, y, _plain(words), color=layer.color, fontsize=size, ha=layer.anchor, va="center", bbox=behind)
+            axes.text(
+                x, y, style.words(words), color=layer.color, fontsize=size, ha=layer.anchor, va="center", bbox=behind
+            )
     elif layer.kind == "bars":
         axes.barh(layer.y, layer.x, height=layer.size, color=layer.color, alpha=0.75)
         if layer.reach is not None:
@@ -115,21 +117,16 @@ def _handle(layer: Layer) -> Line2D:
     if layer.kind == "line":
         width = min(POINT * layer.size, 6)
         dashes = "--" if layer.dashed else "-"
-        return Line2D([], [], color=color, linewidth=width, linestyle=dashes, label=_plain(layer.name))
+        return Line2D([], [], color=color, linewidth=width, linestyle=dashes, label=style.words(layer.name))
     marker = "x" if layer.marker == "cross" else "o"
     handle = Line2D([], [], linestyle="", marker=marker, markersize=POINT * min(layer.size, 10), color=color)
     handle.set_markerfacecolor("none" if layer.marker == "hollow" else color)
-    handle.set_label(_plain(layer.name))
+    handle.set_label(style.words(layer.name))
     return handle
 
 
 def _scale(figure: Figure, axes: list[Any], scale: Scale) -> None:
     bar = figure.colorbar(ScalarMappable(cmap=_SHADES), ax=axes, fraction=0.03, pad=0.02, aspect=40)
     bar.outline.set_visible(False)
-    bar.set_ticks([0.0, 1.0], labels=[_plain(scale.low), _plain(scale.high)])
-    bar.set_label(_plain(scale.title))
-
-
-def _plain(text: str) -> str:
-    """A dollar sign is no formula here."""
-    return text.replace("$", r"\$")
+    bar.set_ticks([0.0, 1.0], labels=[style.words(scale.low), style.words(scale.high)])
+    bar.set_label(style.words(scale.title))

@@ -17,6 +17,11 @@ SHADES = ("#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e
 DECADES = 10.0  # a positive quantity that spans more than this factor is drawn on a log scale
 
 
+def words(text: str) -> str:
+    """A user's words for matplotlib: a dollar sign is no formula, and what begins with `_` is not left out."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
 def sheet(panels: int, *, width: float = 5.4, height: float = 4.0) -> tuple[Figure, list[Any]]:
     """A figure with panels side by side."""
     from matplotlib.figure import Figure

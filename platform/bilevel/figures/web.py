@@ -132,8 +132,8 @@ def _shade(place: float) -> str:
 
 
 def _said(text: str) -> str:
-    """Plotly takes a part of HTML for markup: what a user wrote is text."""
-    return html.escape(text)
+    """Plotly takes a part of HTML for markup, and `%{x}` for a value: what a user wrote is text."""
+    return html.escape(text).replace("%{", "%&#123;")
 
 
 def _list(values: Array) -> list[float | None]:

@@ -18,6 +18,7 @@ from bilevel.figures.search import Array
 from bilevel.figures.values import ordered
 from bilevel.figures.views import incumbents
 from bilevel.space.dimensions import Parameter
+from bilevel.view.paper import plain
 
 LEADERS = 10  # rows of the table of the best
 BARS = 8  # parameters whose importance is shown
@@ -54,12 +55,16 @@ def search(found: Search) -> Group:
     else:
         rows, title = summary.leaders(found, parameters, LEADERS), "the best trials"
     if rows:
-        parts += [Text(), Text(title, style="italic"), _Fitted(lambda width: _leaders(found, rows, parameters, width))]
+        parts += [
+            plain(),
+            plain(title, style="italic"),
+            _Fitted(lambda width: _leaders(found, rows, parameters, width)),
+        ]
     if matters is not None:
-        parts += [Text(), *_matters(matters)]
+        parts += [plain(), *_matters(matters)]
     failures = summary.failures(found)
     if failures:
-        parts += [Text(), Text("failures", style="italic"), _failed(failures)]
+        parts += [plain(), plain("failures", style="italic"), _failed(failures)]
     return Group(*parts)
 
 
@@ -70,7 +75,7 @@ def _counted(found: Search) -> Text:
     if len(found.sessions) > 1:
         line += f" in {len(found.sessions)} sessions"
     faults = sum(found.faults.values())
-    return Text(line + (f", {faults} fault{'s' * (faults > 1)} survived" if faults else ""))
+    return plain(line + (f", {faults} fault{'s' * (faults > 1)} survived" if faults else ""))
 
 
 def _course(found: Search) -> Text | None:
@@ -79,7 +84,7 @@ def _course(found: Search) -> Text | None:
     known = best[np.isfinite(best)]
     if not known.size or len(found.history.objectives) > 1:
         return None
-    line = Text(f"best {found.metric} so far  ")
+    line = plain(f"best {found.metric} so far  ")
     line.append(f"{number(known[0])} ", style="dim")
     line.append(spark(best), style="cyan")
     return line.append(f" {number(known[-1])}")
@@ -94,9 +99,9 @@ def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Pa
     fit = [i for i in range(len(names)) if i < len(fixed) or sum(widths[: i + 1]) <= width]
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for index in fit:
-        table.add_column(Text(names[index]), justify="left" if names[index] == "state" else "right")
+        table.add_column(plain(names[index]), justify="left" if names[index] == "state" else "right")
     for index, line in enumerate(lines):
-        table.add_row(*(Text(line[i]) for i in fit), style="bold" if index == 0 else "")
+        table.add_row(*(plain(line[i]) for i in fit), style="bold" if index == 0 else "")
     return table
 
 
@@ -111,21 +116,21 @@ def _matters(found: Importance) -> list[Any]:
     for share in found.shares[:BARS]:
         bar = "█" * round(24 * share.value / widest)
         interval = f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
-        table.add_row(Text(short(share.parameter.name, 30)), Text(bar, style="cyan"), Text(interval))
+        table.add_row(plain(short(share.parameter.name, 30)), plain(bar, style="cyan"), plain(interval))
     told = f"of {found.trials} trials" + ("" if found.step is None else f" at step {found.step}")
     how = f"share of the variation, 80 % interval; permutation in a forest, {told}"
     title = "what matters" if found.telling else "what matters: these trials do not tell"
-    return [Text(title, style="italic"), table, Text(how, style="dim")]
+    return [plain(title, style="italic"), table, plain(how, style="dim")]
 
 
 def _failed(failures: Sequence[summary.Failure]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for failure in failures[:REASONS]:
         reason = short(failure.reason, 160)
-        trials = Text(f"  trials {summary.numbers(failure.trials)}", style="dim")
-        table.add_row(Text(str(len(failure.trials))), Text(reason).append_text(trials))
+        trials = plain(f"  trials {summary.numbers(failure.trials)}", style="dim")
+        table.add_row(plain(str(len(failure.trials))), plain(reason).append_text(trials))
     if len(failures) > REASONS:
-        table.add_row("", Text(f"and {len(failures) - REASONS} more reasons", style="dim"))
+        table.add_row("", plain(f"and {len(failures) - REASONS} more reasons", style="dim"))
     return table
 
 
@@ -136,33 +141,33 @@ def trial(found: Search, number_: int, output: str = "") -> Group:
     """Its state, configuration, attempts, metrics and curve, and the end of what it printed."""
     one, track = found.history.trials[number_], found.tracks[number_]
     head = f"trial {number_}: {one.state}, step {one.step}, seed {one.seed}"
-    parts: list[Any] = [Text(head, style="bold")]
+    parts: list[Any] = [plain(head, style="bold")]
     if one.reason:
-        parts.append(Text(one.reason, style="red" if one.state == "failed" else "yellow"))
+        parts.append(plain(one.reason, style="red" if one.state == "failed" else "yellow"))
     if one.of is not None:
-        parts.append(Text(f"{'confirms' if one.confirms else 'repeats'} trial {one.of} with another seed"))
+        parts.append(plain(f"{'confirms' if one.confirms else 'repeats'} trial {one.of} with another seed"))
     if one.objective is not None:
         values = one.values or (one.objective,)
         names = list(found.history.objectives) or [found.metric]
-        parts.append(Text(", ".join(f"{name} {value:.6g}" for name, value in zip(names, values, strict=False))))
+        parts.append(plain(", ".join(f"{name} {value:.6g}" for name, value in zip(names, values, strict=False))))
     if one.violation:
-        parts.append(Text(f"breaks the study's limits by {number(one.violation)}", style="yellow"))
-    parts += [Text(), Text("configuration", style="italic"), _pairs({p: shown(v) for p, v in one.config.items()})]
+        parts.append(plain(f"breaks the study's limits by {number(one.violation)}", style="yellow"))
+    parts += [plain(), plain("configuration", style="italic"), _pairs({p: shown(v) for p, v in one.config.items()})]
     if track.attempts:
-        parts += [Text(), Text("attempts", style="italic"), _attempts(found, number_)]
+        parts += [plain(), plain("attempts", style="italic"), _attempts(found, number_)]
     for move in track.moves:
-        parts.append(Text(f"step {move.step}: went on from trial {move.donor} with {brief(move.point)}"))
+        parts.append(plain(f"step {move.step}: went on from trial {move.donor} with {brief(move.point)}"))
     if one.metrics:
         last = {name: f"{value:.6g}" for name, value in one.metrics.items()}
-        parts += [Text(), Text("metrics, as last reported", style="italic"), _pairs(last)]
+        parts += [plain(), plain("metrics, as last reported", style="italic"), _pairs(last)]
     curve = track.curve[np.isfinite(track.curve[:, 1])]
     if len(curve) > 1:
-        line = Text(f"{found.metric} by step  ").append(f"{number(curve[0, 1])} ", style="dim")
+        line = plain(f"{found.metric} by step  ").append(f"{number(curve[0, 1])} ", style="dim")
         parts.append(line.append(spark(curve[:, 1]), style="cyan").append(f" {number(curve[-1, 1])}"))
     if output.strip():
         lines = output.rstrip().splitlines()
         title = "output" if len(lines) <= TAIL else f"output, the last {TAIL} of {len(lines)} lines"
-        parts += [Text(), Text(title, style="italic"), Text.from_ansi("\n".join(lines[-TAIL:]))]
+        parts += [plain(), plain(title, style="italic"), Text.from_ansi("\n".join(lines[-TAIL:]))]
     return Group(*parts)
 
 
@@ -172,14 +177,14 @@ def _attempts(found: Search, number_: int) -> Table:
         end = found.seconds if attempt.ended is None else found.clock(attempt.ended)
         stay = summary.duration(max(0.0, end - found.clock(attempt.began)))
         cells = (str(index + 1), attempt.worker or "this process", f"from step {attempt.step}", attempt.fate, stay)
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(plain(cell) for cell in cells))
     return table
 
 
 def _pairs(values: Mapping[str, str]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for name, value in values.items():
-        table.add_row(Text(name), Text(value))
+        table.add_row(plain(name), plain(value))
     return table
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from bilevel.drive.progress import Progress, Standing
 from bilevel.figures.summary import duration
 from bilevel.study.history import Trial
+from bilevel.view.paper import paper, plain
 from bilevel.view.tables import brief
 
 LINE_EVERY = 10.0  # seconds between plain lines
@@ -30,7 +31,7 @@ class Screen:
     """A watch for people: a live panel on a terminal, a line now and then elsewhere; all of it on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or paper(error=True)
         self._live: Live | None = None
         self._line_at = -math.inf
         self._rate = _Rate()
@@ -63,11 +64,11 @@ class Screen:
             self._line_at = time.monotonic()
             for row in rows:
                 line = " · ".join(text for text in row.values() if text and not isinstance(text, float))
-                self.console.print(line, markup=False)
+                self.console.print(plain(line))
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(_line(text) if text.startswith("trial ") else text, style="yellow", markup=False)
+        self.console.print(plain(_line(text) if text.startswith("trial ") else text), style="yellow")
 
     def _row(self, progress: Progress, number: int, config: Any) -> dict[str, Any]:
         trial: Trial = progress.history.trials[number]
@@ -129,17 +130,17 @@ class _Rate:
 def _panel(row: Mapping[str, Any]) -> Table:
     outer = Table.grid()
     outer.add_row(_bar(f"{row['trial']} {row['step']}".strip(), row))
-    outer.add_row(Text(row["metrics"]))
-    outer.add_row(Text("  ".join(t for t in (row["rate"], row["workers"], row["faults"]) if t), style="dim"))
+    outer.add_row(plain(row["metrics"]))
+    outer.add_row(plain("  ".join(t for t in (row["rate"], row["workers"], row["faults"]) if t), style="dim"))
     return outer
 
 
 def _bar(title: str, row: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row(
-        Text(title, style="bold"),
+        plain(title, style="bold"),
         ProgressBar(total=1.0, completed=row["done"], width=30),
-        Text(row["left"], style="cyan", no_wrap=True, overflow="ellipsis"),
+        plain(row["left"], style="cyan", no_wrap=True, overflow="ellipsis"),
     )
     return table
 
@@ -163,8 +164,8 @@ def _search_panel(progress: Progress, standing: Standing, row: Mapping[str, Any]
     outer = Table.grid()
     outer.add_row(_bar(row["trials"], row))
     if row["best"]:
-        outer.add_row(Text(row["best"], style="green", no_wrap=True, overflow="ellipsis"))
-    outer.add_row(Text("  ".join(t for t in (row["counts"], row["pace"], row["workers"], row["faults"]) if t)))
+        outer.add_row(plain(row["best"], style="green", no_wrap=True, overflow="ellipsis"))
+    outer.add_row(plain("  ".join(t for t in (row["counts"], row["pace"], row["workers"], row["faults"]) if t)))
     numbers = list(progress.history.running)
     table = Table.grid(padding=(0, 2))
     for number in numbers[:TRIALS]:
@@ -175,14 +176,14 @@ def _search_panel(progress: Progress, standing: Standing, row: Mapping[str, Any]
         table.add_row(
             f"trial {number}",
             step,
-            Text(shown),
-            Text(brief(trial.point, 60), style="dim", no_wrap=True, overflow="ellipsis"),
+            plain(shown),
+            plain(brief(trial.point, 60), style="dim", no_wrap=True, overflow="ellipsis"),
         )
     if len(numbers) > TRIALS:
         table.add_row(f"and {len(numbers) - TRIALS} more")
     outer.add_row(table)
     if standing.search:
-        outer.add_row(Text(standing.search, style="dim"))
+        outer.add_row(plain(standing.search, style="dim"))
     return outer
 
 
@@ -231,7 +232,7 @@ def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None)
     """
     parts: list[Any] = [_headline(document)]
     if point:
-        parts.append(Text(brief(point, 240)))
+        parts.append(plain(brief(point, 240)))
     metrics = document["metrics"]
     tables = _distributions(metrics)
     for prefix, title in tables.items():
@@ -257,7 +258,7 @@ def _headline(document: Mapping[str, Any]) -> Text:
     if document.get("pareto"):
         line += f"; {len(document['pareto'])} trials on the Pareto front"
     good = document["status"] == "completed"
-    return Text(line, style="bold green" if good else "bold yellow")
+    return plain(line, style="bold green" if good else "bold yellow")
 
 
 def _distributions(metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -283,26 +284,24 @@ def _normalization(metrics: Mapping[str, Any]) -> str:
 
 
 def _adaptation(metrics: Mapping[str, Any], prefix: str, title: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="italic", header_style="bold", box=None, padding=(0, 2)
-    )
+    table = Table(title=plain(title, "italic"), title_justify="left", header_style="bold", box=None, padding=(0, 2))
     kinds = sorted({m[1] for name in metrics if (m := re.fullmatch(re.escape(prefix) + r"/(\w+?)@\d+", name))})
     kinds = [kind for kind in kinds if not kind.endswith("_ci95")]
     steps = sorted({int(name.rpartition("@")[2]) for name in metrics if name.startswith(prefix + "/") and "@" in name})
     table.add_column("after")
     for kind in kinds:
-        table.add_column(f"{kind} (± 95 %)", justify="right")
+        table.add_column(plain(f"{kind} (± 95 %)"), justify="right")
     for step in steps:
         cells = [_value(kind, metrics, f"{prefix}/{kind}@{step}", f"{prefix}/{kind}_ci95@{step}") for kind in kinds]
         name = {0: "no adaptation", 1: "1 step"}.get(step, f"{step} steps")
         table.add_row(name, *cells, style="bold" if step == steps[-1] else "")
-    plain = [n for n in metrics if n.startswith(prefix + "/") and "@" not in n and n.rpartition("/")[0] == prefix]
-    for name in sorted(n for n in plain if not n.endswith("_ci95")):
+    beside = [n for n in metrics if n.startswith(prefix + "/") and "@" not in n and n.rpartition("/")[0] == prefix]
+    for name in sorted(n for n in beside if not n.endswith("_ci95")):
         label = name.rpartition("/")[2]
         kind = next((k for k in kinds if label.endswith("_" + k)), None)
         if kind is not None:
             cells = [_value(k, metrics, name, f"{name}_ci95") if k == kind else "" for k in kinds]
-            table.add_row(label.removesuffix("_" + kind).replace("_", " "), *cells, style="dim")
+            table.add_row(plain(label.removesuffix("_" + kind).replace("_", " ")), *cells, style="dim")
     return table
 
 
@@ -319,5 +318,5 @@ def _plain(metrics: Mapping[str, Any]) -> Table:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in sorted(metrics.items()):
-        table.add_row(name, "not finite" if value is None else f"{value:.5g}")
+        table.add_row(plain(name), "not finite" if value is None else f"{value:.5g}")
     return table
