@@ -688,6 +688,50 @@ def test_a_stopped_trial_is_never_the_best_while_others_have_completed(tmp_path:
     assert (best.number, best.objective) == (0, 9.1)
 
 
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("changes", "best", "said"),
+    [
+        ({}, 0, True),
+        ({"value": "best"}, 1, False),
+        ({"comparable": True}, 1, False),
+        ({"value": "best", "comparable": False}, 0, True),
+        ({"confirm": 1}, 2, False),
+    ],
+)
+def test_a_stopped_trial_that_reached_more_is_the_best_or_it_is_said(
+    changes: dict[str, Any], best: int, said: bool, tmp_path: Path
+) -> None:
+    """The second is the best when it is stopped; tried to its end, the third is."""
+
+    def bent(config: Hill, run: Run) -> Iterator[Report]:
+        for step in range(1, 10):
+            yield Report(step, {"loss": {0.0: 50.0, 0.3: 20.0 + step, 0.6: 60.0 - 5 * step}[config.x]})
+
+    study = hill(bent, values={"x": OneOf(0.0, 0.3, 0.6)}, search=Grid(), trials=None, **changes)
+    study = dataclasses.replace(study, stop=Turning())
+    watch = Said()
+    result = run(study, on=Inline(), store=tmp_path, track="none", watch=watch)
+    history = replayed(RunFolder(result.folder))
+    assert [t.state for t in history.trials.values()][:3] == ["completed", "stopped", "stopped"]
+    assert result.best is not None
+    assert result.best["trial"] == best
+    assert any("Study(comparable=True) counts them" in line for line in watch.lines) == said
+
+
+@dataclass(frozen=True)
+class Turning:
+    """A rule that stops all but the first trial at step 2."""
+
+    last: int | None = 9
+
+    def open(self) -> Turning:
+        return self
+
+    def report(self, trial: int, step: int, value: float, *, upto: int | None = None) -> bool:
+        return trial > 0 and step >= 2
+
+
 def test_an_objective_that_calls_back_is_told_to_stop(tmp_path: Path) -> None:
     told: dict[int, list[bool]] = {}
 

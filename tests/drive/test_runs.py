@@ -26,7 +26,7 @@ from bilevel import (
     resume,
     run,
 )
-from bilevel.drive import keeping, progress, results, session
+from bilevel.drive import keeping, progress, results, runs, session
 from bilevel.drive.progress import Progress
 from bilevel.errors import BadInput, RunLocked, StudyChanged
 from bilevel.record import checkpoints
@@ -227,3 +227,19 @@ def test_the_fingerprint_is_that_of_the_learned_tensors_and_the_table(tmp_path: 
     slower = dataclasses.replace(history, trials={0: dataclasses.replace(trial, kept={}, seed=0)})
     assert results.fingerprint(slower) == result.fingerprint
     assert torch.get_num_threads() == 1
+
+
+def test_a_run_begun_before_its_objective_was_recorded_goes_on_with_the_last_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = session.Session._started
+    monkeypatch.setattr(
+        session.Session, "_started", lambda self, window: dataclasses.replace(begun(self, window), value="")
+    )
+    watch = Said()
+    before = runs._as_begun(RunFolder(finished(tmp_path, maml()).folder), maml(), watch)
+    assert (before.value, before.counts) == ("last", "last")
+    assert "goes on so; in new runs it is the best one" in watch.lines[0]
+    monkeypatch.undo()
+    now = runs._as_begun(RunFolder(finished(tmp_path, maml()).folder), maml(), watch)
+    assert (now.value, now.counts, len(watch.lines)) == (None, "best", 1)

@@ -67,6 +67,9 @@ def test_stopped_trials_count_only_where_none_is_complete() -> None:
     assert points(layer(best_so_far(found), "best so far")) == [[2, 3], [3, 3], [3, 2]]
     alone = search_history(events[:4])
     assert incumbents(alone, alone.valued()).tolist() == [1.0]
+    events[0] = (0.0, Started("s", "s-1", "loss", True, 0, value="best", equal=True))
+    equal = search_history(events)
+    assert incumbents(equal, equal.valued()).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_configuration_counts_by_the_mean_of_its_seeds_and_then_by_its_confirmations() -> None:

@@ -14,12 +14,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bilevel import SGD, Adam, Learned, MetaTraining, Space, Study, meta_train
+from bilevel import SGD, Adam, Learned, MetaTraining, Run, Space, Study, meta_train
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
 from bilevel.errors import BadInput
 from bilevel.inner import GradientDescent
-from bilevel.meta.objective import interval
+from bilevel.meta.objective import _keep_best, interval
 from bilevel.nets import mlp
+from bilevel.record import model
 from bilevel.record.folder import RunFolder
 from bilevel.study.history import replay
 from bilevel.tasks import Sinusoid
@@ -270,3 +271,95 @@ def test_a_baseline_or_an_exhibit_that_fails_costs_itself_alone(
     assert result.metrics == {n: v for n, v in whole.metrics.items() if part == "_plain" or n not in lost}
     assert result.best == whole.best
     assert (result.folder / "model").is_dir()
+
+
+# -- which weights are kept --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torn(Still):
+    """The further the number goes, the larger its loss and its accuracy."""
+
+    def evaluate(self, adapted: Tensor, query: Batch, keys: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, _ = super().evaluate(adapted, query, keys)
+        return loss, {"accuracy": loss.detach() / 1000}
+
+
+@dataclass(frozen=True)
+class Third:
+    """A rule that stops every trial at step 3."""
+
+    last: int | None = None
+
+    def open(self) -> Third:
+        return self
+
+    def report(self, trial: int, step: int, value: float, *, upto: int | None = None) -> bool:
+        return step >= 3
+
+
+FIRST = (2 * 1.5) ** 2 / 2
+"""The loss after the first step at a rate of 2.5, which diverges."""
+
+
+def kept(folder: Path) -> float:
+    return float(model.read(folder / "model")[0]["guess"]["value"])
+
+
+def test_the_objective_is_of_the_weights_that_are_kept(tmp_path: Path) -> None:
+    result = finished(tmp_path, own(steps=3, lr=2.5))
+    assert result.best is not None
+    assert result.best["objective"] == pytest.approx(FIRST)
+    assert result.best["step"] == 1
+    assert result.metrics["test/loss@1"] == pytest.approx(FIRST)
+    assert kept(result.folder) == 5.0
+    last = finished(tmp_path, dataclasses.replace(own(steps=3, lr=2.5), value="last"))
+    assert last.best is not None
+    assert last.best["objective"] == pytest.approx(FIRST * 1.5**4)
+    assert "step" not in last.best
+
+
+def test_a_training_that_is_stopped_keeps_its_best_too(tmp_path: Path) -> None:
+    result = finished(tmp_path, dataclasses.replace(own(steps=6, lr=2.5), stop=Third()))
+    assert result.best is not None
+    assert result.document["trials"]["stopped"] == 1
+    assert (result.best["objective"], result.best["step"]) == (pytest.approx(FIRST), 1)
+    assert kept(result.folder) == 5.0
+    last = finished(tmp_path, dataclasses.replace(own(steps=6, lr=2.5), stop=Third(), value="last"))
+    assert kept(last.folder) == pytest.approx(2 + 2 * 1.5**3)
+
+
+def test_weights_are_kept_by_what_the_study_looks_for(tmp_path: Path) -> None:
+    study = own(steps=3, lr=2.5, rule=Space(Torn, guess=Learned(0.0, by=SGD(2.5))))
+    assert finished(tmp_path, study).metrics["test/loss@1"] == pytest.approx(FIRST)
+    other = dataclasses.replace(study, minimize=None, maximize="valid/accuracy")
+    result = finished(tmp_path, other)
+    assert result.metrics["test/loss@1"] == pytest.approx(FIRST * 1.5**4)
+    assert result.best is not None
+    assert result.best["objective"] == pytest.approx(result.metrics["test/accuracy@1"])
+
+
+def test_of_several_objectives_all_are_of_the_weights_that_are_kept(tmp_path: Path) -> None:
+    study = dataclasses.replace(own(steps=3, lr=2.5), minimize=("valid/loss", "train/loss"))
+    (front,) = finished(tmp_path, study).document["pareto"]
+    assert front["objectives"] == {"valid/loss": pytest.approx(FIRST), "train/loss": pytest.approx(2.0)}
+
+
+def test_what_is_no_validation_counts_as_it_was_reported_last(tmp_path: Path) -> None:
+    result = finished(tmp_path, dataclasses.replace(own(steps=3, lr=2.5), minimize="train/loss"))
+    assert result.best is not None
+    assert result.best["objective"] == pytest.approx(FIRST * 1.5**2)
+    assert result.metrics["test/loss@1"] == pytest.approx(FIRST)
+
+
+def test_a_training_begun_before_goes_on_keeping_as_it_did() -> None:
+    judged = {"valid/loss": 2.0, "valid/accuracy": 0.5}
+    before = {"learned": {}, "best": {"score": 0.4, "step": 1, "learned": {}}}
+    run = Run(0, 0, Key((0,)), metric="valid/loss", minimize=True)
+    assert _keep_best(before, judged, 2, run)["best"] == {
+        "score": 0.5,
+        "step": 2,
+        "by": "valid/accuracy",
+        "learned": {},
+    }
+    assert _keep_best({"learned": {}}, judged, 2, run)["best"]["by"] == "valid/loss"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 
 import pytest
 
 from bilevel.study.events import Asked, Ended, Event, Finished, Interrupted, Kept, Opened, Reported, Started
-from bilevel.study.history import History, fold, mean, replay
+from bilevel.study.history import History, Leader, fold, mean, replay
 
 STARTED = Started("walk", "run", "loss", True, 3)
 
@@ -83,3 +84,40 @@ def test_seeds_have_a_mean_and_an_interval_up_to_the_limits_of_floats(value: flo
     assert leader.half is not None
     assert leader.half >= 0
     assert mean([value, value]) == value
+
+
+def halved(*, equal: bool = False, value: str = "best", more: Sequence[Event] = ()) -> History:
+    """Trial 0 is complete, and the two that were stopped had more."""
+    started = dataclasses.replace(STARTED, value=value, equal=equal)
+    return replay([started, *trial(0, 3.0), *trial(1, 1.0, "stopped"), *trial(2, 2.0, "stopped"), *more])
+
+
+def numbers(leaders: list[Leader]) -> list[int]:
+    return [leader.trial.number for leader in leaders]
+
+
+def test_stopped_trials_come_last_unless_their_values_compare() -> None:
+    assert numbers(halved().leaders()) == [0, 1, 2]
+    assert numbers(halved(equal=True).leaders()) == [1, 2, 0]
+    assert halved().rule == "by their best loss, completed ones first"
+    assert halved(equal=True).rule == "by their best loss, stopped ones too"
+    over = halved().passed_over()
+    assert over is not None
+    assert over.trial.number == 1
+    assert halved(equal=True).passed_over() is None
+
+
+def test_who_is_confirmed_is_the_leader_and_the_best_by_value() -> None:
+    assert numbers(halved().contenders(2)) == [0, 1]
+    assert numbers(halved().contenders(3)) == [0, 1, 2]
+    assert numbers(halved(equal=True).contenders(2)) == [1, 2]
+    again = [Asked(3, {}, 1, of=1, confirms=True), Ended(3, "completed", 1, 1.5)]
+    settled = halved(more=again)
+    assert numbers(settled.leaders()) == [1, 0, 2]
+    assert settled.passed_over() is None
+
+
+def test_a_run_that_began_before_ranks_as_it_did() -> None:
+    before = halved(value="", more=[*trial(3, 4.0), *trial(4, 5.0)])
+    assert numbers(before.contenders(3)) == [0, 3, 4]
+    assert before.rule == ""

@@ -174,7 +174,7 @@ def _computed(
     state = None
     if begin:
         state = checkpoints.load(checkpoints.folder(folder.path, trial.number, begin), trial.kept[begin])
-    run = Run(trial.seed, trial.number, study.key, state)
+    run = Run(trial.seed, trial.number, study.key, state, metric=study.metric, minimize=study.sign > 0)
     generator = as_generator(study.objective, study.build(trial.point), run)
     executor = opening.executor(Inline(), study.threads)
     pending: list[tuple[int, str, Tree]] = []

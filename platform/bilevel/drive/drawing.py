@@ -6,7 +6,7 @@ The pictures come after the end is on record: one that cannot be drawn is said, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bilevel import figures
@@ -16,7 +16,7 @@ from bilevel.errors import BilevelError
 from bilevel.meta import MetaTraining
 from bilevel.record import model
 from bilevel.record.folder import RunFolder
-from bilevel.study.history import History
+from bilevel.study.history import History, Trial
 from bilevel.study.study import Study
 
 Say = Callable[[str], None]
@@ -36,11 +36,19 @@ def export(folder: RunFolder, study: Study, history: History, say: Say) -> None:
             return
         whose = {"study": study.name, "run_id": folder.run_id, "trial": best.number}
         described: dict[str, Any] = {**whose, "point": dict(best.point), "config": dict(best.config)}
-        model.write(folder.path / "model", state["learned"], described, TaskTraits(config.tasks).scaling)
+        model.write(folder.path / "model", _kept(state, best, history), described, TaskTraits(config.tasks).scaling)
     except BilevelError:
         raise
     except Exception as error:  # noqa: BLE001 whatever it is, the run has ended and is recorded
         say(f"the learned model could not be written ({_words(error)}); it is in the checkpoints of the run")
+
+
+def _kept(state: Mapping[str, Any], trial: Trial, history: History) -> Any:
+    """What the trial's objective is of: the last weights, or the best, which a training that ends makes its last."""
+    best = state.get("best")
+    if trial.state == "stopped" and history.value == "best" and isinstance(best, Mapping) and "learned" in best:
+        return best["learned"]
+    return state["learned"]
 
 
 def draw(folder: RunFolder, study: Study, history: History, say: Say) -> None:

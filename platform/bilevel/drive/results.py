@@ -119,7 +119,7 @@ def result(folder: RunFolder, history: History, status: str, study: Study | None
         "study": study.name if study is not None else folder.document()["name"],
         "status": status,
         "trials": {state: states.count(state) for state in ("completed", "stopped", "failed")},
-        "best": None if leader is None else _leader(leader),
+        "best": None if leader is None else _leader(leader, history),
         "metrics": {n: v if math.isfinite(v) else None for n, v in (shown.metrics if shown else {}).items()},
         "episodes": per_step * sum(trial.step for trial in history.trials.values()),
         **({"pareto": [_front(trial, history) for trial in history.pareto()]} if len(history.objectives) > 1 else {}),
@@ -135,10 +135,25 @@ def search(folder: RunFolder, study: Study | None = None) -> figures.Search:
     return figures.search_history(entries, parameters=None if study is None else study.parameters or None)
 
 
-def _leader(leader: Leader) -> dict[str, Any]:
-    """The best configuration; of several seeds with the mean over them as objective, and its interval."""
+def passed(over: Leader, history: History) -> str:
+    """What is said of a stopped trial that had reached more than the best one."""
+    best = history.leaders(1)[0]
+    return (
+        f"trial {over.trial.number}, stopped at step {over.trial.step}, had {history.metric} {over.mean:.5g}; the best"
+        f" is trial {best.trial.number} with {best.mean:.5g}, as completed trials come first: values of early steps may"
+        " not compare. If they do, Study(comparable=True) counts them; confirm=3 tries the leaders to their end"
+    )
+
+
+def _leader(leader: Leader, history: History) -> dict[str, Any]:
+    """The best configuration; of several seeds with the mean over them as objective, and its interval.
+
+    `step` is where its value was reached, if that was not the last one.
+    """
+    trial, best = leader.trial, history.value == "best"
     several = {} if leader.runs < 2 else {"runs": leader.runs, "ci95": leader.half}
-    return {"trial": leader.trial.number, "objective": leader.mean, **several, "config": dict(leader.trial.config)}
+    step = {"step": trial.best_step} if best and leader.runs < 2 and trial.best_step != trial.step else {}
+    return {"trial": trial.number, "objective": leader.mean, **several, **step, "config": dict(trial.config)}
 
 
 def _front(trial: Trial, history: History) -> dict[str, Any]:

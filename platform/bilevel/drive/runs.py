@@ -153,6 +153,7 @@ def resume(
                 watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
             return Result(folder.path, history.result)
         study, source = reload(folder, study, new_code=new_code)
+        study = _as_begun(folder, study, watch)
         on = on or declared(document["execution"])
         kept = _check(study, on)
         _check_slots(slots)
@@ -187,6 +188,18 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
         paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path))
         raise StudyChanged(f"the study is not the one that the run began with: {', '.join(paths)} differ")
     return study, source
+
+
+def _as_begun(folder: RunFolder, study: Study, watch: Watch) -> Study:
+    """The study with the objective that its earlier trials have, where that was not recorded yet: the last value."""
+    began = journal.started(folder.journal)
+    if began is None or began.value or study.value is not None or study.counts == "last":
+        return study
+    watch.say(
+        f"{folder.run_id} began when a trial's objective was its last validation, and goes on so; in new runs it is the"
+        " best one, of the weights that are kept"
+    )
+    return dataclasses.replace(study, value="last")
 
 
 def _extend(folder: RunFolder, study: Study, more: int) -> Study:
@@ -267,7 +280,8 @@ def _check(study: Study, on: On) -> dict[Any, Any]:
     check = ObjectiveTraits(study.objective).check
     if check is not None:
         with torch.random.fork_rng(devices=[]):
-            check(config, Run(study.key.child("trial", 0).integer(), 0, study.key, kept=kept))
+            view = Run(study.key.child("trial", 0).integer(), 0, study.key, kept=kept)
+            check(config, dataclasses.replace(view, metric=study.metric, minimize=study.sign > 0))
     if study.parameters:  # what was built is of the middle of the space, and the first trial is elsewhere
         kept.clear()
     return kept

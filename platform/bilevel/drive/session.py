@@ -109,6 +109,9 @@ class Session:
         if ended:
             drawing.export(self.folder, self.study, driver.history, self.watch.say)
         document = results.result(self.folder, driver.history, status, self.study)
+        over = driver.history.passed_over() if ended and driver.history.value else None
+        if over is not None:
+            self.watch.say(results.passed(over, driver.history))
         if ended:
             driver.ledger.record(Finished(status, document), commit=True)
             drawing.draw(self.folder, self.study, driver.history, self.watch.say)
@@ -152,6 +155,8 @@ class Session:
             objectives=ways if len(ways) > 1 else {},
             log=log,
             window=window,
+            value=study.counts,
+            equal=study.equal,
         )
 
     def _opened(self) -> Opened:

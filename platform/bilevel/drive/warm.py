@@ -92,7 +92,7 @@ def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
     from bilevel.record.mlflow.earlier import earlier  # dear, and rarely wanted
 
     said: list[dict[str, Any]] = []
-    best = study.value == "best"
+    best = study.counts == "best"
     written = {projection.metric(known, study.metric): known for known in (*study.objectives, *study.limits)}
     runs = earlier(uri, name, projection.metric(study.metric, study.metric), curves=best)
     for run in runs:
@@ -159,7 +159,7 @@ def _said(study: Study, history: History, trial: Trial) -> dict[str, Any] | None
     violation = 0.0
     if trial.objective is not None:
         reported, metrics = list(trial.values or (trial.objective,)), trial.metrics
-        if study.value == "best" and trial.best is not None:  # which the earlier study may not have gone by
+        if study.counts == "best" and trial.best is not None:  # which the earlier study may not have gone by
             reported[0], metrics = trial.best, {**metrics, **trial.best_metrics}
         violation = excess(study, metrics)
         if math.isinf(violation):

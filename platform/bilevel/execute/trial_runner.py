@@ -49,7 +49,7 @@ class Script:
         if self.space.target is dict:
             config = {**order.point, **config}  # values that the objective is going to ask for by itself
         state = None if order.state is None else {n: part for n, part in order.state.items() if n != RANDOM}
-        run = Run(order.seed, order.trial, self.key, state, kept=cache)
+        run = Run(order.seed, order.trial, self.key, state, None, cache, self.metric, self.minimize)
         hosted = Hosted(
             self.objective,
             config,

@@ -64,11 +64,11 @@ def incumbents(search: Search, ended: Sequence[Trial]) -> Array:
     """The best configuration's value after each trial, by the rules of `History.leaders`.
 
     It counts by the mean of its seeds, or of its confirmations; trials that break a limit never, and stopped ones only
-    where no trial is complete; nor a configuration of which a seed failed where there are others.
+    where no trial is complete or values compare; nor a configuration of which a seed failed where there are others.
     """
     flawed = search.history.flawed()
     flawed = flawed if any(trial.group not in flawed for trial in ended) else {}
-    whole = any(trial.state == "completed" for trial in ended)
+    whole = not search.history.equal and any(trial.state == "completed" for trial in ended)
     groups = {number: index for index, number in enumerate(dict.fromkeys(trial.group for trial in ended))}
     seen: list[list[float]] = [[] for _ in groups]
     again: list[list[float]] = [[] for _ in groups]

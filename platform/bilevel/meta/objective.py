@@ -128,6 +128,9 @@ def check(config: MetaTraining, run: Run) -> None:
 def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list[Tree], None]:
     """Move what is learned, one outer step after another; validate now and then; test at the end with the best.
 
+    The best weights are those of the best validation by the study's metric; they are kept, tested and used, and what
+    they had is the trial's objective (unless `Study(value="last")`).
+
     Reports `train/loss` (and metrics) at every step, `valid/...` at validations, `test/...@k` at the last step; with a
     budget of them also `adaptations`, the inner steps so far. At the last step `normalization/batch` (`support`,
     `frozen`) counts the layers that take their statistics from the query batch (the support set, training data).
@@ -158,7 +161,7 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
                 f"valid/{name}": float(v.double().mean()) for name, v in _join(results).items() if name != "cluster"
             }
             metrics |= _in_units_of(config.tasks, judged)
-            state = _keep_best(state, judged, step)
+            state = _keep_best(state, judged, step, run)
         if last:
             best = state["best"]["learned"]
             metrics |= yield from _test(config, ready, run.key, best, unit)
@@ -170,6 +173,7 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
 
 
 meta_train.learns = ("rule",)  # type: ignore[attr-defined]
+meta_train.keeps = "valid/"  # type: ignore[attr-defined]  # metrics by whose best it keeps its weights
 meta_train.check = check  # type: ignore[attr-defined]
 
 
@@ -198,14 +202,22 @@ def _move(ready: Plan, state: Tree, gradient: Values, done: float) -> Tree:
     return {"learned": values, "movers": movers}
 
 
-def _keep_best(state: Tree, judged: Mapping[str, float], step: int) -> Tree:
-    """By validation accuracy where there are classes, else by loss; of equals, the earlier."""
-    score = judged.get("valid/accuracy", -judged["valid/loss"])
+def _keep_best(state: Tree, judged: Mapping[str, float], step: int, run: Run) -> Tree:
+    """By what the study looks for; where that is no validation, by accuracy, else by loss. Of equals, the first.
+
+    A training that an earlier version began goes on as it did: its `best` does not say by what.
+    """
+    usual = "valid/accuracy" if "valid/accuracy" in judged else "valid/loss"
+    by = run.metric if run.metric in judged else usual
+    if "best" in state:
+        by = state["best"].get("by", usual)
+    low = run.minimize if by == run.metric else by == "valid/loss"
+    score = -judged[by] if low else judged[by]
     if not math.isfinite(score):
-        raise TrialFailed(f"step {step}: valid/loss is {judged['valid/loss']}; try a smaller rule.lr or outer rate")
+        raise TrialFailed(f"step {step}: {by} is {judged[by]}; try a smaller rule.lr or outer rate")
     if "best" in state and score <= state["best"]["score"]:
         return state
-    return {**state, "best": {"score": score, "step": step, "learned": state["learned"]}}
+    return {**state, "best": {"score": score, "step": step, "by": by, "learned": state["learned"]}}
 
 
 def _test(
@@ -235,7 +247,7 @@ def _test(
 def _normalizations(rule: Any) -> dict[str, float]:
     """How many normalisations take which statistics at test: `normalization/batch`, `/support`, `/frozen`."""
     networks = [value for value in vars(rule).values() if isinstance(value, Network)]
-    policy = getattr(rule, "normalization", "batch")
+    policy = RuleTraits(rule).normalization or "batch"
     counts = {policy: sum(len(n.by_batch) for n in networks), "frozen": sum(len(n.frozen) for n in networks)}
     return {f"normalization/{name}": float(count) for name, count in counts.items() if count}
 

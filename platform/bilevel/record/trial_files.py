@@ -12,7 +12,7 @@ from bilevel.errors import RecordDamaged, StoreFailed
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
 from bilevel.study.events import Tree
-from bilevel.study.history import History, Trial
+from bilevel.study.history import History, Trial, mean
 
 BEST = 10
 """Ended trials whose last checkpoint is kept: the best of a study."""
@@ -76,9 +76,9 @@ class TrialFiles:
         if self._best is None:  # an earlier driver's, too
             firsts = (t.number for t in history.trials.values() if t.of is None and t.number != trial.group)
             groups = (ended for first in firsts if (ended := self._ended(first, history)) is not None)
-            self._best = [_rank(ended, history.minimize) for ended in groups]
+            self._best = [_rank(ended, history) for ended in groups]
             heapq.heapify(self._best)
-        heapq.heappush(self._best, _rank(group, history.minimize))
+        heapq.heappush(self._best, _rank(group, history))
         while len(self._best) > BEST and all(history.trials[other].moved is None for other in history.running):
             first = -heapq.heappop(self._best)[-1]
             for number in range(first, first + self._repeats):
@@ -131,13 +131,13 @@ class TrialFiles:
 _Rank = tuple[int, float, bool, float, int]
 
 
-def _rank(group: list[Trial], minimize: bool) -> _Rank:
+def _rank(group: list[Trial], history: History) -> _Rank:
     """How much a configuration's checkpoints are worth, ascending: as `History.leaders`, before confirmations."""
     told = [trial for trial in group if trial.objective is not None and trial.state != "failed"]
     failed = sum(trial.state == "failed" for trial in group)
     if not told:
         return -failed, -math.inf, False, -math.inf, -group[0].number
-    mean = sum(float(trial.objective or 0.0) for trial in told) / len(told)
+    middle = mean([float(trial.objective or 0.0) for trial in told])
     violation = sum(trial.violation for trial in told) / len(told)
-    complete = all(trial.state == "completed" for trial in told)
-    return -failed, -violation, complete, -mean if minimize else mean, -group[0].number
+    complete = history.equal or all(trial.state == "completed" for trial in told)
+    return -failed, -violation, complete, -middle if history.minimize else middle, -group[0].number

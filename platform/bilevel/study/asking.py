@@ -47,7 +47,7 @@ class Asking:
         """Why this search, if it was chosen for the user."""
         self.search: Search | None = None
         self.best = math.inf
-        """The best complete and feasible value that the search was told (minimized)."""
+        """The best feasible value that the search was told (minimized), of complete trials or of such as compare."""
         self.fruitless = 0
         """Configurations since then."""
         self.exhausted = ""
@@ -193,7 +193,8 @@ class Asking:
             )
         if self._listener is not None:
             self._listener.tell(self._serials.pop(first), trials[0].point, told)
-        better = told.values is not None and not told.violation and not told.stopped and told.values[0] < self.best
+        whole = not told.stopped or self.history.equal
+        better = told.values is not None and not told.violation and whole and told.values[0] < self.best
         self.fruitless = 0 if better else self.fruitless + 1
         if better and told.values is not None:
             self.best = told.values[0]

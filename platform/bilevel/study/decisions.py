@@ -264,7 +264,7 @@ class Decisions:
         done = Counter(trial.group for trial in self.history.trials.values() if trial.confirms)
         number = len(self.history.trials)
         commands: list[Command] = []
-        for leader in self.history.leaders(LEADERS, confirmed=False):
+        for leader in self.history.contenders(LEADERS):
             trial = leader.trial
             for _ in range(self.study.confirm - done[trial.group]):
                 seed = self.study.key.child("trial", number).integer()

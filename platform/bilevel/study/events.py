@@ -206,6 +206,10 @@ class Started:
     """Paths of searched values that lie on a logarithmic scale."""
     window: int = 0
     """Of a deterministic study its slots: trial n is asked when n - window has ended, and knows no later one."""
+    value: str = ""
+    """Which of a trial's values is its objective: "last" or "best"; "" of runs begun before that was recorded."""
+    equal: bool = False
+    """Stopped trials are ranked with completed ones, and not after them."""
 
 
 @dataclass(frozen=True)
@@ -368,6 +372,9 @@ class Run:
     """What to go on from: the last state kept, or None at the start."""
     sink: Callable[[Report], bool] | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
+    metric: str = ""
+    """What the study looks for; of several objectives the first."""
+    minimize: bool = True
 
     def report(self, step: int, metrics: Metrics, state: Tree | None = None) -> bool:
         """For code built on callbacks: the same as yielding `Report`. True: stop now."""

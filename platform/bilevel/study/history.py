@@ -89,6 +89,10 @@ class History:
 
     metric: str = ""
     minimize: bool = True
+    value: str = ""
+    """Which of a trial's values is its objective: "last" or "best"; "" where the run began before that was recorded."""
+    equal: bool = False
+    """Stopped trials are ranked with completed ones."""
     objectives: Mapping[str, bool] = field(default_factory=dict)
     """All objectives, the first one too: name -> whether it is minimized."""
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -105,6 +109,7 @@ class History:
         match event:
             case Started():
                 self.metric, self.minimize = event.metric, event.minimize
+                self.value, self.equal = event.value, event.equal
                 self.objectives = {name: way == "minimize" for name, way in event.objectives.items()} or {
                     event.metric: event.minimize
                 }
@@ -178,12 +183,14 @@ class History:
         leaders = self.leaders(1)
         return leaders[0].trial if leaders else None
 
-    def leaders(self, count: int | None = None, *, confirmed: bool = True) -> list[Leader]:
+    def leaders(self, count: int | None = None, *, confirmed: bool = True, equal: bool | None = None) -> list[Leader]:
         """Configurations from the best on: those without a failed seed first, then feasible, confirmed, complete ones.
 
         A configuration with several seeds counts by their mean; a confirmed one by its confirmations alone, for the
-        value that made it a leader was lucky. Without `confirmed`: as if none had been yet.
+        value that made it a leader was lucky. Without `confirmed`: as if none had been yet. Where the study says that
+        values compare (or `equal` does), stopped ones are ranked with the complete.
         """
+        equal = self.equal if equal is None else equal
         groups: dict[int, list[Trial]] = {}
         for trial in self.trials.values():
             if trial.objective is not None and trial.state != "failed" and (confirmed or not trial.confirms):
@@ -196,11 +203,34 @@ class History:
             counting = again or trials
             middle, half = _interval([float(trial.objective or 0.0) for trial in counting])
             violation = sum(trial.violation for trial in counting) / len(counting)
-            stopped = any(trial.state == "stopped" for trial in counting)
+            stopped = not equal and any(trial.state == "stopped" for trial in counting)
             key = (flawed.get(trials[0].group, 0), violation, not again, stopped, sign * middle, trials[0].number)
             ranked.append((key, Leader(trials[0], middle, half, len(counting))))
         ranked.sort(key=lambda item: item[0])
         return [leader for _, leader in ranked[:count]]
+
+    def contenders(self, count: int) -> list[Leader]:
+        """Who is worth a confirmation: the leader of the search, then the best by their values, stopped ones too."""
+        first = self.leaders(1, confirmed=False)
+        if not self.value:  # begun before stopped ones were confirmed
+            return self.leaders(count, confirmed=False)
+        others = self.leaders(count, confirmed=False, equal=True)
+        return [*first, *(leader for leader in others if leader.trial is not first[0].trial)][:count]
+
+    def passed_over(self) -> Leader | None:
+        """A stopped trial that had reached more than the best one has, but comes after it as it was not completed."""
+        first, other = self.leaders(1), self.leaders(1, equal=True)
+        if not first or other[0].trial is first[0].trial or any(t.confirms for t in self.trials.values()):
+            return None
+        return other[0]
+
+    @property
+    def rule(self) -> str:
+        """By which values trials are compared, in words; "" where that is not recorded."""
+        if not self.value or len(self.objectives) > 1:
+            return ""
+        order = ", stopped ones too" if self.equal else ", completed ones first"
+        return f"by their {self.value} {self.metric}{order if self.ended['stopped'] else ''}"
 
     def flawed(self, *, confirmed: bool = True) -> dict[int, int]:
         """How many seeds failed, of configurations of which any did; of one that is confirmed its confirmations."""

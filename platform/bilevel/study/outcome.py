@@ -30,10 +30,13 @@ def _untrained(trial: Trial) -> bool:
 def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:
     """How a trial ends; one that never reported an objective, or one that is not finite, has failed."""
     metrics: Mapping[str, float] = trial.metrics
+    best = study.counts == "best"
+    if best:  # the others, and limits, count where the objective was found
+        metrics = {**metrics, **trial.best_metrics}
     values: list[float | None] = [metrics.get(name) for name in study.objectives]
     if state == "stopped" and _untrained(trial):  # what it shows is its donor's
         return Ended(trial.number, state, trial.step, None, reason, learned)
-    if study.value == "best" and trial.best is not None:
+    if best and trial.best is not None:
         values[0] = trial.best
     for name, value in zip(study.objectives, values, strict=True):
         if state == "completed" and value is None:
@@ -43,8 +46,6 @@ def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str
             state, reason = "failed", reason or f"step {trial.step}: {name} is {value}"
     if state == "failed":
         return Ended(trial.number, state, trial.step, None, reason, learned)
-    if study.value == "best":  # limits hold where the objective was found
-        metrics = {**metrics, **trial.best_metrics}
     missing = next((name for name in study.limits if name not in metrics), None)
     if missing is not None and state == "completed":
         known = ", ".join(sorted(metrics)) or "nothing"

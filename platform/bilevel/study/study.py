@@ -33,7 +33,10 @@ class Study:
             searched values differ in their seeds alone.
         search: who chooses the searched values (`TPE()`, `CMAES()`, `PBT()`, ...); None: chosen by space and budget.
         stop: which trials may go on (`ASHA(...)`, `Hyperband(...)`); None: all.
-        value: a trial's objective is its "last" reported value, or its "best".
+        value: a trial's objective is its "last" reported value, or its "best"; by default the last, but of an objective
+            that keeps its best by this metric (a meta-training by its validations) the one of what is kept.
+        comparable: the metric means the same at every step, so that a trial stopped early is ranked by what it reached;
+            by default only with value="best". Otherwise completed trials come first.
         where: a condition on a configuration; what it gives False for is refused before it is tried.
         limits: upper bounds on reported metrics; results within them come before all others.
         points: configurations to begin with, by dotted path; what they leave out starts in the middle.
@@ -65,7 +68,8 @@ class Study:
     trials: int | None = None
     search: Search | None = None
     stop: Stop | None = None
-    value: Literal["last", "best"] = "last"
+    value: Literal["last", "best"] | None = None
+    comparable: bool | None = None
     where: Callable[[Any], Any] | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     points: Sequence[Mapping[str, Any]] = ()
@@ -116,6 +120,19 @@ class Study:
     def sign(self) -> int:
         """What makes the objective one to be minimized."""
         return 1 if self.objectives[self.metric] else -1
+
+    @property
+    def counts(self) -> Literal["last", "best"]:
+        """Which of a trial's values is its objective."""
+        if self.value is not None:
+            return self.value
+        keeps = ObjectiveTraits(self.objective).keeps
+        return "best" if keeps and self.metric.startswith(keeps) else "last"
+
+    @property
+    def equal(self) -> bool:
+        """Whether stopped trials are ranked with completed ones, by what they reached."""
+        return self.value == "best" if self.comparable is None else self.comparable
 
     @property
     def key(self) -> Key:
@@ -197,6 +214,7 @@ def _check_kinds(study: Study) -> None:
         ("points", Sequence, "a list of configurations, as [{...}]"),
         ("warm_start", Sequence, "a list of runs or studies, by name"),
         ("deterministic", bool, "True or False"),
+        ("comparable", bool | None, "True or False"),
     ):
         if not isinstance(vars(study)[name], kind):
             raise BadInput(f"Study {study.name}: {name} is {vars(study)[name]!r}; it takes {wanted}")
@@ -231,7 +249,7 @@ def _check_numbers(study: Study) -> None:
 
 def _check_words(study: Study) -> None:
     for name, words in (("value", ("last", "best")), ("isolation", ("actor", "process"))):
-        if vars(study)[name] not in words:
+        if vars(study)[name] not in words and not (name == "value" and study.value is None):
             raise BadInput(
                 f"Study {study.name}: {name} is {vars(study)[name]!r}; it takes {' or '.join(map(repr, words))}"
             )

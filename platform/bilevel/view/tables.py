@@ -54,6 +54,7 @@ def search(found: Search) -> Group:
         title = f"the Pareto front, {len(found.history.pareto())} trials"
     else:
         rows, title = summary.leaders(found, parameters, LEADERS), "the best trials"
+        title += f", {found.history.rule}" if found.history.rule else ""
     if rows:
         parts += [
             plain(),

@@ -255,6 +255,7 @@ def _headline(document: Mapping[str, Any]) -> Text:
     if best is not None:
         half = f" ± {best['ci95']:.2g} over {best['runs']} seeds" if best.get("ci95") is not None else ""
         line += f"; best trial {best['trial']}, objective {best['objective']:.5g}{half}"
+        line += f" (its best, at step {best['step']})" if best.get("step") is not None else ""
     if document.get("pareto"):
         line += f"; {len(document['pareto'])} trials on the Pareto front"
     good = document["status"] == "completed"
