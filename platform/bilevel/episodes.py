@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -114,6 +114,10 @@ class Tasks(Protocol):
 class TaskTraits(Traits):
     """What a distribution over tasks may have beside `episode`."""
 
+    classes = Trait[int | Sequence[Any] | None](None)
+    """How many classes the labels tell apart, or which: an episode need not show all of them."""
+    outputs = Trait[int | None](None)
+    """What a factory with a parameter `ways` or `outputs` is handed; None: as many as classes, or numbers per label."""
     scaling = Trait[Scaling | None](None)
     """Units of features and labels; then metrics such as `mae` are given in the user's units."""
     cluster = Trait[Callable[[Split, Key], int] | None](None)

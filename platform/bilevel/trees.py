@@ -27,6 +27,15 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     return _map(Tensor, function, tree)
 
 
+def map_pairs(function: Callable[[Tensor, Tensor], Any], left: Any, right: Any) -> Any:
+    """`function` of the tensors at the same place of two trees (dicts, lists, tuples) that are alike."""
+    if isinstance(left, dict):
+        return {name: map_pairs(function, leaf, right[name]) for name, leaf in left.items()}
+    if isinstance(left, list | tuple):
+        return type(left)(map_pairs(function, one, two) for one, two in zip(left, right, strict=True))
+    return function(left, right)
+
+
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """`(dotted path, leaf)` of a nested dict, in name order (insertion order does not count)."""
     if isinstance(tree, Mapping):

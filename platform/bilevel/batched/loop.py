@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from bilevel import trees
 from bilevel.batched.attention import attend, dot_product
 from bilevel.batched.functions import as_functional, note_batch
 from bilevel.batched.layers import RECURRENT, recurrence, refuse_single_value, watched
@@ -29,7 +30,7 @@ from bilevel.errors import BadInput
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d")
 
 
-def forward(module: nn.Module, parts: Sequence[Part], weights: Mapping[str, Tensor], x: Tensor, call: Call) -> Tensor:
+def forward(module: nn.Module, parts: Sequence[Part], weights: Mapping[str, Tensor], x: Any, call: Call) -> Tensor:
     """Outputs [tasks, samples, ...], task by task; `parts` are the module's by name; else as for `Network`."""
     outputs, recorded = [], []
     for task in range(call.tasks):
@@ -49,7 +50,8 @@ def forward(module: nn.Module, parts: Sequence[Part], weights: Mapping[str, Tens
             seeded(one),
         ):
             own = {name: weight[task] for name, weight in weights.items()}
-            outputs.append(torch.func.functional_call(module, own, (x[task].clone(),)))  # it may write into its input
+            inputs = trees.map_tensors(lambda tensor: tensor[task].clone(), x)  # noqa: B023 it may write into its input
+            outputs.append(torch.func.functional_call(module, own, (inputs,)))
         recorded.append(one.record)
     if call.record is not None:
         kept = [statistics for statistics in recorded if statistics is not None]

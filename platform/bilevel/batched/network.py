@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bilevel import trees
 from bilevel.batched import attention, functions, layers, loop
 from bilevel.batched.modes import Part, changed, parts_of
 from bilevel.batched.tensors import Call, PerTask, Statistics, Unsupported, current
@@ -91,7 +92,7 @@ class Network:
     def __call__(
         self,
         weights: dict[str, Tensor],
-        x: Tensor,
+        x: Any,
         *,
         training: bool = True,
         keys: Sequence[Key] | None = None,
@@ -102,7 +103,7 @@ class Network:
 
         Args:
             weights: as named by `start`.
-            x: inputs of each task.
+            x: inputs of each task; a dict or tuple of tensors where the module takes one.
             training: False turns dropout off.
             keys: one a task; dropout masks are functions of them alone. Needed where dropout is at work.
             record: filled with the statistics that batch normalization used.
@@ -111,7 +112,7 @@ class Network:
         Raises:
             BadInput: weights do not fit; dropout without keys; batch normalization over a single value.
         """
-        tasks = x.shape[0]
+        tasks = _tasks(x)
         if keys is not None and len(keys) != tasks:
             raise BadInput(f"{len(keys)} keys for {tasks} tasks; give one key a task")
         self._check(weights, tasks)
@@ -121,7 +122,7 @@ class Network:
         token = current.set(call)
         try:
             with self._filled(weights), changed(self._parts, call, partial(_own_forward, call), batched=True):
-                out = self.module(PerTask(x))
+                out = self.module(trees.map_tensors(PerTask, x))
         finally:
             current.reset(token)
         if isinstance(out, PerTask):
@@ -180,6 +181,13 @@ class Network:
         finally:
             for table, local, parameter in before:
                 table[local] = parameter
+
+
+def _tasks(x: Any) -> int:
+    """How many tasks these inputs are of."""
+    while not isinstance(x, Tensor):
+        x = next(iter(x.values() if isinstance(x, dict) else x))
+    return len(x)
 
 
 def _own_forward(call: Call, part: Part) -> Callable[..., Any] | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bilevel.drive import runs
+from bilevel import trees
+from bilevel.drive import inputs, runs
 from bilevel.episodes import Batch, Episode, Scaling
 from bilevel.errors import BadInput
+from bilevel.inner.labels import settled
 from bilevel.inner.rule import RuleTraits, classes
 from bilevel.meta import MetaTraining
 from bilevel.meta.learned import Plan, Values
@@ -33,9 +38,23 @@ class Learner:
     plan: Plan
     values: Values
     scaling: Scaling | None
-    shape: tuple[int, ...]
-    outputs: int
-    classed: bool
+    like: Batch
+    """The support of an example of its tasks: what inputs and labels look like, and their types."""
+
+    @property
+    def classed(self) -> bool:
+        """Whether labels are classes."""
+        return self.plan.labels.classes is not None
+
+    @property
+    def outputs(self) -> int:
+        """The classes, or the numbers of a label."""
+        return self.plan.labels.classes or math.prod(self.like.y.shape[1:])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return tuple(self.like.x.shape[1:])
 
     def adapt(self, x: Any, y: Any, *, steps: int | None = None) -> nn.Module:
         """A plain torch module adapted to labelled samples; batch normalisation takes the support set's statistics.
@@ -51,52 +70,66 @@ class Learner:
         Raises:
             BadInput: samples of another shape, or labels that do not fit.
         """
-        support = self._support(np.asarray(x), np.asarray(y))
-        stacked = Batch(support.x.unsqueeze(0), support.y.unsqueeze(0))
+        support = self._support(x, inputs.array(y, "support: y"))
+        stacked = trees.map_tensors(lambda tensor: tensor.unsqueeze(0), support)
         rule = self.plan.rule
-        states = rule.adapt(self.plan.meta(self.values), stacked, None)
-        module: nn.Module = rule.module(next(islice(states, rule.steps if steps is None else steps, None)))
-        return module if self.scaling is None else _Scaled(module, self.scaling)
+        with _named("support"):
+            states = rule.adapt(self.plan.meta(self.values), stacked, None)
+            module: nn.Module = rule.module(next(islice(states, rule.steps if steps is None else steps, None)))
+        return module if self.scaling is None else _Scaled(module, self.scaling, self.plan.dtype)
 
-    def _support(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Batch:
-        if len(x) == 0 or len(x) != len(y):
-            raise BadInput(
-                f"support: {len(x)} samples and {len(y)} labels; each sample has one, and there is at least one"
-            )
-        if x.ndim == 1:
-            x = x[:, None]
-        if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
-            raise BadInput("support: x holds something else than finite numbers")
-        if x.ndim != 1 + len(self.shape) or x[0].shape != self.shape:
-            if x[0].size != int(np.prod(self.shape)):
-                raise BadInput(f"support: a sample is {list(x.shape[1:])}; the model takes {list(self.shape)}")
-            x = x.reshape(len(x), *self.shape)
-        samples = _floats(x, self.scaling)
-        if y.dtype.kind not in "fiub" or not np.isfinite(y).all():
-            raise BadInput("support: y holds something else than finite numbers")
+    def samples(self, x: Any, what: str, *, scaled: bool = False) -> Any:
+        """Samples of `what` (support, query) as the model takes them: [samples, *shape], in the training data's type.
+
+        Raises:
+            BadInput: they are no finite numbers, of another shape, or not whole where the model takes whole numbers.
+        """
+        return inputs.like(x, self.like.x, what, self.scaling if scaled else None)
+
+    def _support(self, x: Any, y: np.ndarray[Any, Any]) -> Batch:
+        if y.ndim == 0:
+            raise BadInput(f"support: y is a single {y.dtype}; it takes a label for each sample")
+        count = inputs.counted(x)
+        if count != len(y) or count == 0:
+            given = "a single value" if count is None else f"{count} samples"
+            raise BadInput(f"support: {given} and {len(y)} labels; each sample has one, and there is at least one")
+        samples = self.samples(x, "support", scaled=True)
+        inputs.check_numbers(y, "support: y", inputs.largest(self.like.y, self.scaling))
         if self.classed:
-            most = 2 if self.outputs == 1 else self.outputs
+            most = max(2, self.outputs)
             if y.ndim != 1 or (y != y.astype(np.int64)).any() or y.min() < 0 or y.max() >= most:
                 found = f"labels {y.min()} to {y.max()}" if y.ndim == 1 else f"labels of shape {list(y.shape)}"
                 raise BadInput(f"support: {found}; the model has classes 0 to {most - 1}, one whole number a sample")
             return Batch(samples, torch.from_numpy(y.astype(np.int64)))
         if y[0].size != self.outputs:
             raise BadInput(f"support: {y[0].size} numbers per label; the model gives {self.outputs}")
-        labels = torch.from_numpy(y.astype(np.float64)).reshape(len(y), -1)
-        return Batch(samples, labels.float() if self.scaling is None else self.scaling.encode_y(labels))
+        if not self.like.y.is_floating_point():
+            inputs.check_whole(y, self.like.y.dtype, "support: y")
+        labels = torch.from_numpy(y.astype(np.float64)).reshape(len(y), *self.like.y.shape[1:])
+        return Batch(samples, (labels if self.scaling is None else self.scaling.encode_y(labels)).to(self.like.y.dtype))
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Within, what a network raises (a token beyond its table, say) is said of the samples that it was given."""
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        raise BadInput(f"{what}: the network does not work on these samples: {error}") from error
 
 
 class _Scaled(nn.Module):
     """A module between the user's units and the model's."""
 
-    def __init__(self, module: nn.Module, scaling: Scaling) -> None:
+    def __init__(self, module: nn.Module, scaling: Scaling, dtype: torch.dtype) -> None:
         super().__init__()
         self.module = module
         self.scaling = scaling
+        self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Numbers in the user's units for `x` in the user's units."""
-        return self.scaling.decode_y(self.module(self.scaling.encode_x(x)))
+        return self.scaling.decode_y(self.module(self.scaling.encode_x(x).to(self.dtype)))
 
 
 def load(run: str, *, store: str | Path = "runs", study: Study | None = None) -> Learner:
@@ -123,10 +156,7 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     if not isinstance(example.support, Batch) or RuleTraits(config.rule).module is None:
         raise BadInput(f"{folder.run_id}: {type(config.rule).__name__} gives no module that could be adapted")
     ready = plan(dataclasses.replace(config, test_tasks={}), view)
-    y = example.support.y
-    classed = y.dtype == torch.int64
-    outputs = int(max(y.max(), example.query.y.max())) + 1 if classed else int(y[0].numel())
-    return Learner(ready, values, scaling, tuple(example.support.x.shape[1:]), outputs, classed)
+    return Learner(ready, values, scaling, settled(example, ready.dtype).support)
 
 
 def read_samples(path: Path, *, labelled: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
@@ -166,9 +196,9 @@ def _read_csv(path: Path, labelled: bool) -> tuple[np.ndarray[Any, Any], np.ndar
 
 def predictions(module: nn.Module, x: np.ndarray[Any, Any], learner: Learner) -> list[list[Any]]:
     """Rows for a CSV, the header first: the class and each class's probability, or the numbers."""
-    shaped = _floats(x.reshape(len(x), *learner.shape), None)
-    with torch.no_grad():
-        scores = module(shaped)
+    shaped = learner.samples(x, "query")
+    with torch.no_grad(), _named("query"):
+        scores = module(shaped).flatten(1)
     if not learner.classed:
         names = ["y"] if scores.shape[1] == 1 else [f"y{i}" for i in range(scores.shape[1])]
         return [names, *scores.tolist()]
@@ -176,11 +206,6 @@ def predictions(module: nn.Module, x: np.ndarray[Any, Any], learner: Learner) ->
     odds = torch.softmax(scores, 1) if scores.shape[1] > 1 else torch.cat([1 - scores.sigmoid(), scores.sigmoid()], 1)
     header = ["y", *(f"p{i}" for i in range(odds.shape[1]))]
     return [header, *([label, *row] for label, row in zip(chosen, odds.tolist(), strict=True))]
-
-
-def _floats(x: np.ndarray[Any, Any], scaling: Scaling | None) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(x).astype(np.float64))
-    return tensor.float() if scaling is None else scaling.encode_x(tensor)
 
 
 def _is_number(text: str) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bilevel.batched import Network, Statistics
-from bilevel.episodes import Batch, Key
+from bilevel.episodes import Batch, Episode, Key
 from bilevel.errors import BadInput
+from bilevel.inner.fits import fit
+from bilevel.inner.labels import Labels
+from bilevel.inner.losses import Reading
 from bilevel.inner.rule import POSITIVE, Loss, judge, metrics
 
 Weights = dict[str, Tensor]
@@ -40,7 +43,9 @@ class GradientDescent:
             query at a time gives the same answer as all at once). A normalisation that the network keeps in eval mode
             is frozen: it uses its running statistics, whatever this says.
         proximal: strength of a pull `proximal / 2 * |w - init|^2` towards the start (Rajeswaran et al. 2019, eq. 3).
-        loss: `loss(prediction, y) -> [tasks, samples]`; by default cross-entropy for classes, squared error otherwise.
+        loss: `loss(prediction, y)`, a number for each sample or their mean: torch's (`F.cross_entropy`,
+            `nn.HuberLoss()`) or one of your own, tried on an example; by default cross-entropy for classes, squared
+            error otherwise. How many outputs there are, and what they mean, is for the loss to say.
     """
 
     init: Any
@@ -49,7 +54,7 @@ class GradientDescent:
     order: Literal[1, 2] = 2
     normalization: Literal["batch", "support"] = "batch"
     proximal: float = 0.0
-    loss: Loss | None = None
+    loss: Loss | Reading | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.lr, int | float) and not 0 < self.lr < float("inf"):
@@ -64,7 +69,7 @@ class GradientDescent:
 
         Differentiable in `meta` where its tensors require gradients; otherwise each state stands for itself.
         """
-        tasks = len(support.x)
+        tasks = len(support.y)
         learning = any(tensor.requires_grad for tensor in _tensors(meta))
         start = self.init.spread(meta["init"], tasks)
         rates = _rates(meta.get("lr", self.lr), start)
@@ -82,7 +87,7 @@ class GradientDescent:
         self, weights: Weights, start: Weights, support: Batch, keys: Sequence[Key] | None, *, exact: bool
     ) -> Weights:
         with torch.enable_grad():
-            loss = judge(self.loss, self.init(weights, support.x, training=keys is not None, keys=keys), support).sum()
+            loss = self._judge(self.init(weights, support.x, training=keys is not None, keys=keys), support).sum()
             slopes = torch.autograd.grad(
                 loss, list(weights.values()), create_graph=exact, allow_unused=True, materialize_grads=True
             )
@@ -106,7 +111,22 @@ class GradientDescent:
     def evaluate(self, adapted: Adapted, query: Batch, keys: Sequence[Key] | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Query loss [tasks] and metrics (`accuracy` or `mae`), each [tasks]."""
         prediction = self.predict(adapted, query.x, keys)
-        return judge(self.loss, prediction, query), metrics(prediction.detach(), query)
+        seen = prediction.detach()
+        further = self.loss.metrics(seen, query) if isinstance(self.loss, Reading) else metrics(seen, query)
+        return self._judge(prediction, query), further
+
+    def _judge(self, prediction: Tensor, batch: Batch) -> Tensor:
+        if isinstance(self.loss, Reading):
+            return self.loss.judge(prediction, batch)
+        return judge(self.loss, prediction, batch)
+
+    def fitted(self, example: Episode, labels: Labels) -> GradientDescent:
+        """This rule with its loss as it is to be read of such tasks.
+
+        Raises:
+            BadInput: outputs, loss and labels do not go together.
+        """
+        return replace(self, loss=fit(self.init, self.loss, example, labels))
 
     def module(self, adapted: Adapted) -> nn.Module:
         """One adapted task as a plain torch module, normalised by its support set whatever the policy in training."""

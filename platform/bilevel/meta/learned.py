@@ -16,10 +16,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from bilevel import trees
 from bilevel.batched import Network, Statistics, initialized, verify
 from bilevel.episodes import Batch, Episode, Key
 from bilevel.errors import BadInput, MissingData
-from bilevel.inner.rule import RuleTraits
+from bilevel.inner.fits import works
+from bilevel.inner.labels import NUMBERS, Labels, labels_of, settled
+from bilevel.inner.rule import RuleTraits, Scoring
 from bilevel.space import Learned, learned
 
 Values = dict[str, dict[str, Tensor]]
@@ -33,7 +36,8 @@ UNITS = 8  # of an outer step, between these bounds
 class Plan:
     """A rule made ready: its networks built and verified, and the start of all that it learns.
 
-    `positive` names the fields moved in log-space; `flops` are those of an episode's forward pass.
+    `positive` names the fields moved in log-space; `flops` are those of an episode's forward pass; `dtype` is the
+    networks' type, in which episodes are given to them; `labels` say what the tasks' labels are.
     """
 
     rule: Any
@@ -41,6 +45,8 @@ class Plan:
     movers: Mapping[str, Any]
     positive: frozenset[str]
     flops: float
+    dtype: torch.dtype = torch.float32
+    labels: Labels = NUMBERS
 
     def unit(self, episodes: int) -> int:
         """Episodes per unit of work: a function of the study alone, so that bits do not depend on the workers."""
@@ -56,8 +62,11 @@ class Plan:
         return seen
 
 
-def prepare(rule: Any, example: Episode, key: Key) -> Plan:
+def prepare(rule: Any, example: Episode, key: Key, labels: Labels | None = None) -> Plan:
     """Build what the rule learns, under a generator keyed by `key`, and verify its networks on an example episode.
+
+    Of a rule that scores (`inner.rule.Scoring`) outputs, loss and labels must go together, too. Without `labels` they
+    are those of the example.
 
     Raises:
         BadInput: nothing is learned, a network that does not fit the tasks, a start that does not fit the network.
@@ -71,6 +80,8 @@ def prepare(rule: Any, example: Episode, key: Key) -> Plan:
     if not fields:
         raise BadInput("rule: nothing is learned; give a field such as init=Learned(conv4, by=Adam(1e-3))")
     positive = frozenset(f.name for f in dataclasses.fields(rule) if f.metadata.get("positive") and f.name in fields)
+    example = settled(example, torch.get_default_dtype())
+    labels = labels or labels_of(None, [example])
     built: dict[str, Any] = {}
     start: Values = {}
     names: list[str] = []
@@ -81,31 +92,58 @@ def prepare(rule: Any, example: Episode, key: Key) -> Plan:
             built[name] = float(field.value)
             start[name] = _numbers(f"rule.{name}", field, names, name in positive)
         else:
-            network = _network(f"rule.{name}", field, example, key.child(name), RuleTraits(rule).order)
+            network = _network(f"rule.{name}", field, example, labels, key.child(name), RuleTraits(rule).order)
             built[name], start[name] = network, network.start()
             names += start[name]
         if field.start is not None:
             start[name] = _earlier(f"rule.{name}", field.start, start[name])
     ready = dataclasses.replace(rule, **built)
     movers = {name: field.by for name, field in fields.items()}
-    return Plan(ready, start, movers, positive, _flops(built.values(), example))
+    dtype = next((_dtype(network) for network in built.values() if isinstance(network, Network)), None)
+    plan = Plan(ready, start, movers, positive, _flops(built.values(), example), dtype or torch.float32, labels)
+    return dataclasses.replace(plan, rule=_fitted(plan, settled(example, plan.dtype), labels))
 
 
-def check_fits(plan: Plan, example: Episode) -> None:
+def check_fits(plan: Plan, example: Episode, labels: Labels) -> None:
     """Whether the networks of a plan, with the outputs that they have, also fit another distribution's episodes.
 
     Raises:
         BadInput: one does not; the message says how.
     """
+    example = settled(example, plan.dtype)
     if not isinstance(example.support, Batch):
         return
     for name, network in vars(plan.rule).items():
         if isinstance(network, Network):
             try:
-                _check_outputs(f"rule.{name}", network, example, _outputs(example))
-            except RuntimeError as error:
-                shape = tuple(example.support.x.shape)
-                raise BadInput(f"rule.{name}: the network does not work on inputs {shape}: {error}") from error
+                works(network, example.support.x)
+            except BadInput as error:
+                raise BadInput(f"rule.{name}: {error}") from error
+    _fitted(plan, example, labels)
+
+
+def _fitted(plan: Plan, example: Episode, labels: Labels) -> Any:
+    """The rule as it judges such tasks, where it is one that scores."""
+    if not isinstance(plan.rule, Scoring):
+        return plan.rule
+    try:
+        return plan.rule.fitted(example, labels)
+    except BadInput as error:
+        named = (
+            str(error)
+            if str(error).startswith("rule.")
+            else f"rule.{next(iter(_networks(plan.rule)), 'init')}: {error}"
+        )
+        raise BadInput(named) from error
+
+
+def _networks(rule: Any) -> list[str]:
+    return [name for name, value in vars(rule).items() if isinstance(value, Network)]
+
+
+def _dtype(network: Network) -> torch.dtype:
+    """The type of a network's weights."""
+    return next((p.dtype for p in network.module.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
 def _numbers(path: str, field: Learned, names: list[str], positive: bool) -> dict[str, Tensor]:
@@ -117,12 +155,12 @@ def _numbers(path: str, field: Learned, names: list[str], positive: bool) -> dic
     return {name: value.clone() for name in (names if field.per == "tensor" else ["value"])}
 
 
-def _network(path: str, field: Learned, example: Episode, key: Key, order: int) -> Network:
+def _network(path: str, field: Learned, example: Episode, labels: Labels, key: Key, order: int) -> Network:
     support = example.support
     given: dict[str, Any] = {}
     if isinstance(support, Batch):
-        ways = _outputs(example)
-        given = {"shape": tuple(support.x.shape[1:]), "ways": ways, "outputs": ways}
+        shape = trees.map_tensors(lambda tensor: tuple(tensor.shape[1:]), support.x)
+        given = {"shape": shape, "ways": labels.outputs, "outputs": labels.outputs}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.integer())
         module = field.build(given)
@@ -132,43 +170,42 @@ def _network(path: str, field: Learned, example: Episode, key: Key, order: int) 
         raise BadInput(f"{path}: the factory gives a {type(module).__name__}; it takes one that gives an nn.Module")
     if not isinstance(support, Batch):
         return Network(module, batched=False)
-    verdict = verify(module, support.x, support.y, order=order)
-    if not verdict.exact:
+    settled_support = settled(example, _dtype(Network(module))).support
+    reason = _unbatched(module, settled_support, path, order)
+    if reason:
         warnings.warn(
-            f"{path}: {type(module).__name__} cannot be batched exactly ({verdict.reason}); it goes through the "
+            f"{path}: {type(module).__name__} cannot be batched exactly ({reason}); it goes through the "
             "loop, one task after another: right, but slower",
             stacklevel=2,
         )
-    network = Network(module, batched=verdict.exact)
-    _check_outputs(path, network, example, given["ways"])
-    return network
-
-
-def _outputs(example: Episode) -> int:
-    """Classes of the episode, or numbers per label."""
-    y = example.support.y
-    if y.dtype == torch.int64:
-        return int(max(y.max(), example.query.y.max())) + 1
-    return int(y[0].numel())
-
-
-def _check_outputs(path: str, network: Network, example: Episode, wanted: int) -> None:
-    support, seen = example.support, Statistics()
-    weights = {name: weight.unsqueeze(0) for name, weight in network.start().items()}
-    with torch.no_grad():
-        shape = tuple(network(weights, support.x.unsqueeze(0), training=False, record=seen).shape[1:])
-    network.observe(seen)
+    network = Network(module, batched=not reason)
+    _observe(network, settled_support)
     if network.normalizes and (support.mask is not None or example.query.mask is not None):
         raise BadInput(
             f"{path}: batch normalisation would take padded samples into its statistics; use LayerNorm or none"
         )
-    binary = support.y.dtype == torch.int64 and wanted == 2 and shape[1:] == (1,)
-    if len(shape) != 2 or shape[0] != len(support.x) or (shape[1] != wanted and not binary):
-        kind = "classes" if support.y.dtype == torch.int64 else "numbers per label"
-        raise BadInput(
-            f"{path}: the network gives {list(shape)} for {len(support.x)} samples, the tasks have {wanted} {kind}; "
-            f"it must give [{len(support.x)}, {wanted}] (a factory with a parameter `ways` or `outputs` is handed it)"
-        )
+    return network
+
+
+def _observe(network: Network, support: Batch) -> None:
+    """Let a network see, on an example, which normalizations are at work."""
+    seen = Statistics()
+    weights = {name: weight.unsqueeze(0) for name, weight in network.start().items()}
+    with torch.no_grad():
+        network(weights, trees.map_tensors(lambda tensor: tensor.unsqueeze(0), support.x), training=False, record=seen)
+    network.observe(seen)
+
+
+def _unbatched(module: nn.Module, support: Batch, path: str, order: int) -> str:
+    """Why a module cannot be computed for many tasks at once; nothing where it can."""
+    if not isinstance(support.x, Tensor):
+        try:
+            works(Network(module, batched=False), support.x)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
+        return f"inputs are a {type(support.x).__name__}"
+    plain = support.y.is_floating_point() or (support.y.numel() > 0 and int(support.y.min()) >= 0)
+    return verify(module, support.x, support.y if plain else None, order=order).reason
 
 
 def _earlier(path: str, start: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -204,11 +241,12 @@ def _flops(built: Iterable[Any], example: Episode) -> float:
         if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(output, Tensor):
             total += 2.0 * output.numel() * weight[0].numel()
 
-    x = torch.cat([example.support.x, example.query.x])
+    x = trees.map_pairs(lambda one, two: torch.cat([one, two]), example.support.x, example.query.x)
     for network in (part for part in built if isinstance(part, Network)):
         module = copy.deepcopy(network.module)
+        inputs = settled(Episode(Batch(x, torch.zeros(0)), None), _dtype(network)).support.x
         for part in module.modules():
             part.register_forward_hook(count)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(x)
+            module(inputs)
     return max(1.0, total)

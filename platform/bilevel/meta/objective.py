@@ -14,13 +14,16 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.batched import Network
-from bilevel.episodes import Key, Tasks, TaskTraits
+from bilevel.episodes import Key, Split, Tasks, TaskTraits
 from bilevel.errors import BadInput, TrialFailed
+from bilevel.inner.labels import Labels, labels_of, settled
 from bilevel.inner.rule import RuleTraits
 from bilevel.meta.learned import Plan, Values, check_fits, prepare
-from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, shards
+from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, one, shards
 from bilevel.study.events import Report, Run, Tree, Units
 
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+LOOKED_AT = 3  # episodes of each split, besides the example, to count classes in
 EXHIBITED = 3  # test tasks whose predictions are kept for the figures
 
 
@@ -106,14 +109,22 @@ def plan(config: MetaTraining, run: Run) -> Plan:
     if not isinstance(config, MetaTraining):
         raise BadInput(f"meta_train takes a MetaTraining; the space gives a {type(config).__name__}")
     config.check()
-    example = config.tasks.episode("train", run.key.child("example"))
-    prepared = prepare(config.rule, example, run.key.child("trial", run.trial, "learned"))
+    key = run.key.child("example")
+    example, labels = one(config.tasks, "train", key), _labels(config.tasks, SPLITS, key)
+    prepared = prepare(config.rule, example, run.key.child("trial", run.trial, "learned"), labels)
     for name, tasks in config.test_tasks.items():
         try:
-            check_fits(prepared, tasks.episode("test", run.key.child("example")))
+            check_fits(prepared, one(tasks, "test", key), _labels(tasks, ("test",), key))
         except BadInput as error:
             raise BadInput(f"test_tasks.{name}: {error}") from error
     return prepared
+
+
+def _labels(tasks: Tasks, splits: tuple[Split, ...], key: Key) -> Labels:
+    """What the labels are: not every episode shows all classes, so some of each split are looked at."""
+    keys = (key, *(key.child(index) for index in range(LOOKED_AT)))
+    drawn = (settled(one(tasks, split, key), torch.float32) for split in splits for key in keys)
+    return labels_of(tasks, drawn)
 
 
 def check(config: MetaTraining, run: Run) -> None:

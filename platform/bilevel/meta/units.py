@@ -16,6 +16,7 @@ from bilevel.batched import Network
 from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits
 from bilevel.errors import BadInput
 from bilevel.inner.baselines import baselines
+from bilevel.inner.labels import settled, single
 from bilevel.inner.rule import RuleTraits
 from bilevel.meta.learned import Plan, Values
 from bilevel.study.events import Tree
@@ -42,14 +43,27 @@ def shards(step: int | None, count: int, unit: int) -> tuple[Shard, ...]:
     return tuple(Shard(step, first, last) for first, last in pairwise(edges))
 
 
-def draw(tasks: Tasks, split: Split, keys: list[Key], device: torch.device) -> Episode:
-    """The episodes of these keys side by side, on a device."""
-    drawn = [tasks.episode(split, key) for key in keys]
-    if not isinstance(drawn[0], Episode):
+def one(tasks: Tasks, split: Split, key: Key) -> Episode:
+    """The episode of a key, as the tasks give it.
+
+    Raises:
+        BadInput: they give something else.
+    """
+    drawn = tasks.episode(split, key)
+    if not isinstance(drawn, Episode):
         raise BadInput(
-            f"{type(tasks).__name__}.episode gives a {type(drawn[0]).__name__}; it takes an Episode(support, query)"
+            f"{type(tasks).__name__}.episode gives a {type(drawn).__name__}; it takes an Episode(support, query)"
         )
-    stacked: Episode = trees.to_device(episodes_.stack(drawn), device)
+    return drawn
+
+
+def draw(tasks: Tasks, split: Split, keys: list[Key], dtype: torch.dtype, device: torch.device) -> Episode:
+    """The episodes of these keys side by side, in the networks' type, on a device."""
+    return _stacked([one(tasks, split, key) for key in keys], dtype, device)
+
+
+def _stacked(episodes: list[Episode], dtype: torch.dtype, device: torch.device) -> Episode:
+    stacked: Episode = trees.to_device(episodes_.stack([settled(episode, dtype) for episode in episodes]), device)
     return stacked
 
 
@@ -66,7 +80,7 @@ class TrainUnit:
         """`{"gradient": {field: {name: tensor}}, "loss": sum, "metrics": {name: sum}}`."""
         values: Values = trees.map_tensors(lambda tensor: tensor.requires_grad_(), _fresh(shared["learned"]))
         keys = [self.key.child(shard.step or 0, index) for index in range(shard.first, shard.last)]
-        episode = draw(self.tasks, "train", keys, _device(values))
+        episode = draw(self.tasks, "train", keys, self.plan.dtype, _device(values))
         rule = self.plan.rule
         states = rule.adapt(self.plan.meta(values), episode.support, keys)
         adapted = next(islice(states, rule.steps, None))
@@ -102,7 +116,7 @@ class JudgeUnit:
         """
         values = _fresh(shared["learned"])
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
-        episode = draw(self.tasks, self.split, keys, _device(values))
+        episode = draw(self.tasks, self.split, keys, self.plan.dtype, _device(values))
         rule = self.plan.rule
         rules = {"": rule} | ({"other/": self._other(rule)} if self.both and self._other(rule) else {})
         found: dict[str, list[Tensor]] = {}
@@ -116,9 +130,10 @@ class JudgeUnit:
                 for name, value in {"loss": loss, **metrics}.items():
                     found.setdefault(prefix + name, []).append(value.detach())
         result: Tree = {name: torch.stack(columns, 1) for name, columns in found.items()}
-        if self.both:
+        if self.both and _comparable(episode):
             try:
-                result |= {f"baseline/{name}": value.unsqueeze(1) for name, value in baselines(episode).items()}
+                beside = baselines(single(episode))
+                result |= {f"baseline/{name}": value.unsqueeze(1) for name, value in beside.items()}
             except Exception as error:  # noqa: BLE001 what was trained is not lost for want of a comparison
                 result["missing"] = f"the baselines: {type(error).__name__}: {error}"
         cluster = TaskTraits(self.tasks).cluster
@@ -161,11 +176,11 @@ class ExhibitUnit:
         own = TaskTraits(self.tasks).exhibit
         rule = self.plan.rule
         if own is not None:
-            episode = trees.to_device(episodes_.stack([own(key) for key in keys]), _device(values))
+            episode = _stacked([own(key) for key in keys], self.plan.dtype, _device(values))
         else:
-            episode = draw(self.tasks, "test", keys, _device(values))
+            episode = draw(self.tasks, "test", keys, self.plan.dtype, _device(values))
         predict = RuleTraits(rule).predict
-        if not isinstance(episode.support, Batch) or predict is None:
+        if not _comparable(episode) or predict is None:
             return {}
         states = rule.adapt(self.plan.meta(values), episode.support, None)
         predictions = []
@@ -174,7 +189,28 @@ class ExhibitUnit:
                 predictions.append(predict(adapted, episode.query.x))
         shown: Tree = {"support": _plain(episode.support), "query": _plain(episode.query)}
         shown["predictions"] = torch.stack(predictions, 1)
-        return shown
+        if shown["predictions"].dim() != 4 or not _shows(shown["predictions"], episode.query.y):
+            return {}  # outputs of which the loss alone knows what they mean
+        return single(shown)  # type: ignore[no-any-return]
+
+
+def _comparable(episode: Episode) -> bool:
+    """Whether its labels are classes, one a sample, or numbers: what baselines learn and figures show."""
+    batches = (episode.support, episode.query)
+    if not all(isinstance(batch, Batch) and isinstance(batch.x, Tensor) for batch in batches):
+        return False
+    return all(
+        batch.y.is_floating_point()
+        or (batch.y.dtype == torch.int64 and batch.y.dim() == 2 and batch.y.numel() > 0 and int(batch.y.min()) >= 0)
+        for batch in batches
+    )
+
+
+def _shows(predictions: Tensor, y: Tensor) -> bool:
+    """Whether predictions [tasks, steps, samples, outputs] are scores of the classes, or a number for each label's."""
+    if y.is_floating_point():
+        return predictions[:, 0].numel() == y.numel()
+    return int(y.max()) < max(2, predictions.shape[-1])
 
 
 def _plain(batch: Batch) -> Tree:

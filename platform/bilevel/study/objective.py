@@ -17,7 +17,7 @@ class ObjectiveTraits(Traits):
     spreads = Trait[bool | None](None)
     """Whether it yields units of work; not said: whether its code names `Units`."""
     keeps = Trait[str]("")
-    """What the names of metrics begin with by which it keeps its best weights: of these the best value is the objective."""
+    """How metrics begin by which it keeps its best weights: as an objective their best value counts."""
     suggests = Trait[bool](False)
     """Whether it asks for values of its own while it runs (`define_by_run`)."""
     check = Trait[Callable[[Any, Run], None] | None](None)
