@@ -96,7 +96,8 @@ class Still:
 
 def own(steps: int = 5, lr: float = 0.5, **changes: Any) -> Study:
     values = {"tasks": Flip(), "rule": Space(Still, guess=Learned(0.0, by=SGD(lr))), "episodes": 4, "unit": 2} | changes
-    space = Space(MetaTraining, steps=steps, test_episodes=2, validate_episodes=2, validate_every=1, **values)
+    values = {"test_episodes": 2, "validate_episodes": 2, "validate_every": 1} | values
+    space = Space(MetaTraining, steps=steps, **values)
     return Study(name="own", objective=meta_train, minimize="valid/loss", space=space)
 
 
@@ -119,23 +120,118 @@ def test_it_tests_with_what_did_best_in_validation(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Broken(Flip):
-    """Labels that are not numbers from a draw on."""
+    """Labels that are not numbers from a step on, in so many of its episodes."""
+
+    step: int = 3
+    episodes: int = 4
+    split: str = "train"
 
     def episode(self, split: Split, key: Key) -> Episode:
         episode = super().episode(split, key)
-        if split == "train" and len(key.path) > 3 and key.path[-2] == 3:  # (..., step, index)
+        step = key.path[-2] if split == "train" and len(key.path) > 3 else self.step  # (..., step, index)
+        if split == self.split and step >= self.step and key.path[-1] < self.episodes:
             episode.support.y.fill_(math.nan)
         return episode
 
 
-def test_a_loss_that_is_not_finite_fails_the_trial_with_its_step(tmp_path: Path) -> None:
-    result = finished(tmp_path, own(tasks=Broken()))
+def failed(result: Any) -> tuple[str, Any]:
+    """Why the only trial failed, and the trial."""
     assert result.status == "failed"
     (trial,) = replay(RunFolder(result.folder).events()).trials.values()
     assert trial.state == "failed"
-    assert trial.step == 2
     assert trial.reason is not None
-    assert trial.reason.startswith("step 3: train/loss is nan; try a smaller rule.lr or outer rate")
+    return trial.reason, trial
+
+
+@pytest.mark.filterwarnings("ignore:.*is left out")
+def test_a_step_whose_episodes_overflow_fails_the_trial_and_the_best_so_far_is_tested(tmp_path: Path) -> None:
+    """Steps before it are not lost: after two steps of rate 0.5 a quarter of the way is left."""
+    reason, trial = failed(finished(tmp_path, own(tasks=Broken())))
+    assert reason.startswith("step 3: 4 of 4 episodes overflow, the first: episode 0: its loss is nan; try a smaller")
+    assert reason.endswith("(tested are the best weights so far, those of step 2)")
+    assert trial.metrics["test/loss@1"] == pytest.approx((2 * 0.5**2) ** 2 / 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*is left out")
+def test_without_a_validated_step_there_is_nothing_to_test(tmp_path: Path) -> None:
+    reason, trial = failed(finished(tmp_path, own(tasks=Broken(step=1))))
+    assert reason.startswith("step 1: 4 of 4 episodes overflow")
+    assert "tested" not in reason
+    assert trial.metrics == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*is left out")
+@pytest.mark.parametrize("unit", [1, 2, 4])
+def test_an_episode_that_overflows_is_left_out_named_and_counted(unit: int, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="step 3: episode 0: its loss is nan; it is left out of the step"):
+        found = finished(tmp_path, own(tasks=Broken(episodes=1), unit=unit))
+    assert found.status == "completed"
+    assert found.metrics["train/left_out"] == 3, "of steps 3, 4 and 5"
+    wanted = finished(tmp_path, own(unit=unit))
+    assert "train/left_out" not in wanted.metrics
+    for name, value in wanted.metrics.items():
+        assert found.metrics[name] == pytest.approx(value), name
+
+
+@pytest.mark.filterwarnings("ignore:.*is left out")
+def test_some_at_every_step_are_too_many_in_the_end(tmp_path: Path) -> None:
+    reason, trial = failed(finished(tmp_path, own(steps=20, tasks=Broken(step=1, episodes=1))))
+    assert reason.startswith("step 10: 10 of 40 episodes so far overflow, the last: episode 0: its loss is nan")
+    assert trial.metrics["train/left_out"] == 9
+
+
+@pytest.mark.filterwarnings("ignore:.*is left out")
+def test_an_episode_is_named_with_its_group(tmp_path: Path) -> None:
+    class Grouped(Broken):
+        def cluster(self, split: Split, key: Key) -> int:
+            return 7
+
+    with pytest.warns(UserWarning, match=r"step 3: episode 0 \(group 7\): its loss is nan"):
+        finished(tmp_path, own(tasks=Grouped(episodes=1)))
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_few_that_overflow_when_judged_are_left_out_of_the_means(split: str, tmp_path: Path) -> None:
+    study = own(tasks=Broken(episodes=1, split=split), validate_episodes=10, test_episodes=10, steps=2)
+    with pytest.warns(UserWarning, match=f"1 of 10 {split} episodes overflow and are left out of the means"):
+        result = finished(tmp_path, study)
+    assert result.status == "completed"
+    assert result.metrics[f"{split}/left_out"] == 1
+    assert result.metrics["test/loss@1"] == pytest.approx((2 * 0.5**2) ** 2 / 2)
+
+
+def test_many_that_overflow_in_validation_fail_the_trial(tmp_path: Path) -> None:
+    reason, _ = failed(finished(tmp_path, own(tasks=Broken(episodes=2, split="valid"))))
+    assert reason.startswith("step 1: valid/loss is nan; try a smaller rule.lr or outer rate")
+
+
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_a_loss_out_of_all_proportion_is_no_result_though_finite(tmp_path: Path) -> None:
+    """A rate of 10: the number is 2 (1 - (-9)^k); the loss begins at 2 and is 8.6e7 after four steps."""
+    with pytest.warns(
+        UserWarning, match=r"step 4: diverged: valid/loss is 8.6e\+07, 2 before any training; these weights"
+    ):
+        reason, trial = failed(finished(tmp_path, own(steps=5, lr=10.0)))
+    assert reason.startswith("step 5: diverged: valid/loss is")
+    assert reason.endswith("(tested are the best weights so far, those of step 1)")
+    assert trial.metrics["test/loss@1"] == pytest.approx((2 * 9) ** 2 / 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*diverged")
+def test_what_diverges_before_it_is_validated_has_no_result(tmp_path: Path) -> None:
+    reason, _ = failed(finished(tmp_path, own(steps=5, lr=10.0, validate_every=5)))
+    assert reason.startswith("step 5: diverged: valid/loss is")
+    assert "tested" not in reason
+
+
+def test_labels_in_large_units_have_not_diverged(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Large(Flip):
+        def episode(self, split: Split, key: Key) -> Episode:
+            y = torch.full((1, 1), 1e6)
+            return Episode(Batch(torch.ones(1, 1), y), Batch(torch.ones(1, 1), y))
+
+    assert finished(tmp_path, own(tasks=Large(), steps=2)).status == "completed"
 
 
 def test_a_unit_that_raises_fails_the_trial_with_its_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Generator, Iterable, Mapping
@@ -18,6 +19,7 @@ from bilevel.episodes import Key, Split, Tasks, TaskTraits
 from bilevel.errors import BadInput, TrialFailed
 from bilevel.inner.labels import Labels, labels_of, settled
 from bilevel.inner.rule import RuleTraits
+from bilevel.meta import overflow
 from bilevel.meta.learned import Plan, Values, check_fits, prepare
 from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, one, shards
 from bilevel.study.events import Report, Run, Tree, Units
@@ -143,16 +145,16 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
     they had is the trial's objective (unless `Study(value="last")`).
 
     Reports `train/loss` (and metrics) at every step, `valid/...` at validations, `test/...@k` at the last step; with a
-    budget of them also `adaptations`, the inner steps so far. At the last step `normalization/batch` (`support`,
-    `frozen`) counts the layers that take their statistics from the query batch (the support set, training data).
+    budget of them also `adaptations`, the inner steps so far. Episodes whose loss or gradient is not finite are left
+    out and counted (`train/left_out`). At the last step `normalization/batch` (`support`, `frozen`) counts the layers
+    that take their statistics from the query batch (the support set, training data).
 
     Raises:
-        TrialFailed: a loss or a gradient is not finite.
+        TrialFailed: too many episodes overflow, or it never came to a result; the best so far is tested before.
     """
     ready: Plan = run.kept.pop(("plan", run.trial), None) or plan(config, run)
     unit = config.unit or ready.unit(config.episodes)
     train = TrainUnit(ready, config.tasks, run.key.child("trial", run.trial, "train"))
-    valid = JudgeUnit(ready, config.tasks, "valid", run.key.child("valid"), (int(ready.rule.steps),))
     state: Tree = run.state or {"step": 0, "learned": ready.start, "movers": {name: {} for name in ready.start}}
     cost, used = config.episodes * int(ready.rule.steps), int(state.get("adaptations", 0))
     step = state["step"]
@@ -161,25 +163,25 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
         used += cost
         last = step == config.steps or used >= (config.adaptations or math.inf)
         results = yield Units(train, {"learned": state["learned"]}, shards(step, config.episodes, unit))
-        gradient, means = _reduce(results, config.episodes, step)
+        results, left = overflow.parted(results)
+        state = overflow.noted(state, left, step)
+        failure = overflow.too_many(state, left, config.episodes, step)
+        gradient, means = _reduce(results, max(1, config.episodes - len(left)))
+        if failure := failure or overflow.summed(means["train/loss"], gradient, step):
+            yield from _failed(config, ready, run.key, state, unit, step, failure)
         metrics = _in_units_of(config.tasks, means)
+        if "left_out" in state:
+            metrics["train/left_out"] = state["left_out"]
         if config.adaptations is not None:
             metrics["adaptations"] = used
         state = {**state, "step": step, "adaptations": used, **_move(ready, state, gradient, done)}
         if step % config.validated_every == 0 or last:
-            results = yield Units(valid, {"learned": state["learned"]}, shards(None, config.validate_episodes, unit))
-            judged = {
-                f"valid/{name}": float(v.double().mean()) for name, v in _join(results).items() if name != "cluster"
-            }
-            metrics |= _in_units_of(config.tasks, judged)
-            state = _keep_best(state, judged, step, run)
+            state, judged = yield from _validated(config, ready, run, state, unit, step, last)
+            metrics |= judged
         if last:
-            best = state["best"]["learned"]
-            metrics |= yield from _test(config, ready, run.key, best, unit)
+            metrics |= yield from _test(config, ready, run.key, state["best"]["learned"], unit)
             metrics |= _normalizations(ready.rule)
-            exhibit = ExhibitUnit(ready, config.tasks, run.key.child("test", "tasks"), config.judged_steps)
-            shown = yield Units(exhibit, {"learned": best}, shards(None, EXHIBITED, EXHIBITED))
-            state = {**state, "last": state["learned"], "learned": best, "exhibit": _complete(shown)[0]}
+            state = yield from _shown(config, ready, run.key, state)
         yield Report(step, metrics, state)
 
 
@@ -188,17 +190,58 @@ meta_train.keeps = "valid/"  # type: ignore[attr-defined]  # metrics by whose be
 meta_train.check = check  # type: ignore[attr-defined]
 
 
-def _reduce(results: list[Tree], episodes: int, step: int) -> tuple[Values, dict[str, float]]:
+def _validated(
+    config: MetaTraining, ready: Plan, run: Run, state: Tree, unit: int, step: int, last: bool
+) -> Generator[Report | Units, list[Tree], tuple[Tree, dict[str, float]]]:
+    """The state with the best weights so far, and the metrics of the validation tasks."""
+    key = run.key
+    valid = JudgeUnit(ready, config.tasks, "valid", key.child("valid"), (int(ready.rule.steps),))
+    spread = shards(None, config.validate_episodes, unit)
+    results = yield Units(valid, {"learned": state["learned"]}, spread)
+    columns, lost = overflow.kept(_join(results), "valid")
+    judged = {f"valid/{name}": float(v.double().mean()) for name, v in columns.items() if name != "cluster"}
+    metrics = _in_units_of(config.tasks, judged) | ({"valid/left_out": lost} if lost else {})
+    loss = judged["valid/loss"]
+    if not math.isfinite(loss):
+        yield from _failed(config, ready, key, state, unit, step, f"step {step}: valid/loss is {loss}; {overflow.CURE}")
+    if loss > overflow.HUGE:
+        results = yield Units(dataclasses.replace(valid, steps=(0,)), {"learned": ready.start}, spread)
+        untrained = float(overflow.kept(_join(results), "valid")[0]["loss"].double().mean())
+        if overflow.diverged(loss, untrained):
+            failure = f"step {step}: diverged: valid/loss is {loss:.2g}, {untrained:.2g} before any training"
+            if last:
+                yield from _failed(config, ready, key, state, unit, step, f"{failure}; {overflow.CURE}")
+            warnings.warn(f"{failure}; these weights are no candidates for the test", stacklevel=2)
+            return state, metrics
+    return _keep_best(state, judged, step, run), metrics
+
+
+def _failed(
+    config: MetaTraining, ready: Plan, key: Key, state: Tree, unit: int, step: int, failure: str
+) -> Generator[Report | Units, list[Tree], None]:
+    """Test what was best so far, if anything was, and fail."""
+    if "best" not in state:
+        raise TrialFailed(failure)
+    metrics = yield from _test(config, ready, key, state["best"]["learned"], unit)
+    state = yield from _shown(config, ready, key, state)
+    yield Report(step, metrics, {**state, "step": step})
+    raise TrialFailed(f"{failure} (tested are the best weights so far, those of step {state['best']['step']})")
+
+
+def _shown(config: MetaTraining, ready: Plan, key: Key, state: Tree) -> Generator[Report | Units, list[Tree], Tree]:
+    """The state with the best weights as those that were learned, and some test tasks with their predictions."""
+    best = state["best"]["learned"]
+    exhibit = ExhibitUnit(ready, config.tasks, key.child("test", "tasks"), config.judged_steps)
+    shown = yield Units(exhibit, {"learned": best}, shards(None, EXHIBITED, EXHIBITED))
+    return {**state, "last": state["learned"], "learned": best, "exhibit": _complete(shown)[0]}
+
+
+def _reduce(results: list[Tree], episodes: int) -> tuple[Values, dict[str, float]]:
     """Means over the outer step's episodes, added up in the order of the shards."""
     total = results[0]
     for result in results[1:]:
         total = trees.add(total, result)
     mean = trees.map_tensors(lambda tensor: tensor / episodes, total)
-    loss = float(mean["loss"])
-    flat = torch.cat([tensor.reshape(-1) for _, tensor in trees.leaves(mean["gradient"])])
-    if not math.isfinite(loss) or not bool(torch.isfinite(flat).all()):
-        what = f"train/loss is {loss}" if not math.isfinite(loss) else "the meta-gradient is not finite"
-        raise TrialFailed(f"step {step}: {what}; try a smaller rule.lr or outer rate, or clip=10.0 in the mover")
     metrics = {f"train/{name}": float(value) for name, value in {"loss": mean["loss"], **mean["metrics"]}.items()}
     return mean["gradient"], metrics
 
@@ -240,9 +283,10 @@ def _test(
     for name, tasks in {"": config.tasks, **config.test_tasks}.items():
         judge = JudgeUnit(ready, tasks, "test", key.child("test", name or "tasks"), steps, both=True)
         results = yield Units(judge, {"learned": values}, shards(None, config.test_episodes, unit))
-        columns = _join(_complete(results))
+        at = "test" + (f"/{name}" if name else "")
+        columns, lost = overflow.kept(_join(_complete(results)), at)
         clusters = columns.pop("cluster", None)
-        found: dict[str, float] = {}
+        found: dict[str, float] = {f"{at}/left_out": lost} if lost else {}
         for metric, column in columns.items():
             kind, _, rest = metric.rpartition("/")
             prefix = {"": "test", "baseline": "test", "other": f"test-{other}"}[kind] + (f"/{name}" if name else "")

@@ -18,6 +18,7 @@ from bilevel.errors import BadInput
 from bilevel.inner.baselines import baselines
 from bilevel.inner.labels import settled, single
 from bilevel.inner.rule import RuleTraits
+from bilevel.meta import overflow
 from bilevel.meta.learned import Plan, Values
 from bilevel.study.events import Tree
 
@@ -77,9 +78,29 @@ class TrainUnit:
     """Of the trial's training episodes."""
 
     def __call__(self, shared: Tree, shard: Shard) -> Tree:
-        """`{"gradient": {field: {name: tensor}}, "loss": sum, "metrics": {name: sum}}`."""
+        """`{"gradient": {field: {name: tensor}}, "loss": sum, "metrics": {name: sum}}`.
+
+        An episode whose loss or gradient is not finite is in none of the sums; "left_out" names it then.
+        """
+        sums = self._sums(shared, shard)
+        if overflow.finite(sums):
+            return sums
+        total, left = overflow.nought(sums), []
+        for index in range(shard.first, shard.last):  # one by one: in a common gradient each is in all
+            alone = self._sums(shared, Shard(shard.step, index, index + 1))
+            reason = overflow.why(alone)
+            if reason is None:
+                total = trees.add(total, alone)
+            else:
+                left.append(f"{overflow.place(self.tasks, self._key(shard, index), index)}: {reason}")
+        return {**total, "left_out": left} if left else total
+
+    def _key(self, shard: Shard, index: int) -> Key:
+        return self.key.child(shard.step or 0, index)
+
+    def _sums(self, shared: Tree, shard: Shard) -> Tree:
         values: Values = trees.map_tensors(lambda tensor: tensor.requires_grad_(), _fresh(shared["learned"]))
-        keys = [self.key.child(shard.step or 0, index) for index in range(shard.first, shard.last)]
+        keys = [self._key(shard, index) for index in range(shard.first, shard.last)]
         episode = draw(self.tasks, "train", keys, self.plan.dtype, _device(values))
         rule = self.plan.rule
         states = rule.adapt(self.plan.meta(values), episode.support, keys)
