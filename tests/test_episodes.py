@@ -61,6 +61,16 @@ def test_scaling_subtracts_in_double_precision() -> None:
     assert scaling.encode_x(torch.tensor([[1e8 + 3]], dtype=torch.float64)).item() == 3.0
 
 
+def test_beyond_its_bound_a_feature_goes_on_as_a_logarithm() -> None:
+    scaling = Scaling((1.0,), (0.5,), bound=5.0)
+    z = torch.tensor([-110.0, -5.0, -1.0, 0.0, 4.9, 5.0, 6.0, 110.0])
+    encoded = scaling.encode_x(1 + 0.5 * z.double().unsqueeze(1)).flatten()
+    over = 5 + torch.log1p(torch.tensor([105.0, 1.0]))
+    expected = torch.tensor([-over[0], -5.0, -1.0, 0.0, 4.9, 5.0, over[1], over[0]])
+    assert torch.allclose(encoded, expected, rtol=1e-6)
+    assert Scaling((1.0,), (0.5,)).encode_x(torch.tensor([[56.0]])).item() == 110.0  # as earlier runs recorded it
+
+
 def test_episodes_are_stacked_with_a_leading_axis() -> None:
     one = Episode(Batch(torch.zeros(4, 2), torch.zeros(4)), Batch(torch.ones(3, 2), torch.ones(3)))
     both = stack([one, one])

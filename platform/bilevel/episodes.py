@@ -75,18 +75,25 @@ class Episode:
 class Scaling:
     """Standardised features and labels, kept with the model: `x` and `y` in the user's units, inside in ours.
 
-    Shapes: `x_mean`, `x_std` [features]; `y_mean`, `y_std` numbers (0 and 1 for classes).
+    Shapes: `x_mean`, `x_std` [features]; `y_mean`, `y_std` numbers (0 and 1 for classes). Beyond `bound` standard
+    deviations a feature goes on as the logarithm of its distance: an indicator that is 1 once in 10,000 rows, 100
+    deviations wide, would else outgrow the inner loop's numbers in a few steps.
     """
 
     x_mean: tuple[float, ...]
     x_std: tuple[float, ...]
     y_mean: float = 0.0
     y_std: float = 1.0
+    bound: float | None = None
 
     def encode_x(self, x: Tensor) -> Tensor:
         """[..., features] in the user's units to ours (float32)."""
         mean, std = torch.tensor(self.x_mean, dtype=torch.float64), torch.tensor(self.x_std, dtype=torch.float64)
-        return ((x.double() - mean) / std).float()
+        scaled = (x.double() - mean) / std
+        if self.bound is not None:
+            over = (scaled.abs() - self.bound).clamp(min=0.0)
+            scaled = torch.where(over > 0, scaled.sign() * (self.bound + over.log1p()), scaled)
+        return scaled.float()
 
     def encode_y(self, y: Tensor) -> Tensor:
         """Labels in the user's units to ours (float32)."""

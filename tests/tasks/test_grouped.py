@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from bilevel.episodes import Episode, Key, Split
+from bilevel.batched import Network
+from bilevel.episodes import Batch, Episode, Key, Split
 from bilevel.errors import BadInput, MissingData
+from bilevel.inner import GradientDescent
+from bilevel.nets import mlp
 from bilevel.tasks import Grouped
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -128,6 +132,31 @@ def test_a_constant_feature_is_harmless() -> None:
     x = Grouped(frame, task="person", y="score", support=3).episode("test", Key((0,))).support.x
     assert torch.isfinite(x).all()
     assert x[:, 1].abs().max() < 1e-6
+
+
+def rare_table() -> pd.DataFrame:
+    """An indicator that is 1 in 4 rows of 20,000."""
+    rng = np.random.default_rng(0)
+    group, x = np.repeat(np.arange(200), 100), rng.normal(size=20_000)
+    rare = (np.arange(20_000) % 100 == 0) & (group % 50 == 7)
+    y = rng.normal(size=200)[group] * x + rng.normal(size=20_000) / 10
+    return pd.DataFrame({"group": group, "x": x, "rare": rare.astype(float), "y": y})
+
+
+def test_a_rare_column_is_named_and_does_not_end_the_inner_loop() -> None:
+    """Unbounded it was 77 to 110 standard deviations wide: infinite after five steps."""
+    grouped = Grouped(rare_table(), task="group", y="y", support=5, queries=40)
+    with pytest.warns(UserWarning, match=r"many standard deviations from the mean.*: 'rare' \(\d\d+\); beyond 5"):
+        grouped.check()
+    prepared = grouped._prepared
+    first = [rows[0] for rows in prepared.rows if prepared.x[rows[0], 1] > 1]
+    assert len(first) == 4
+    rows = torch.tensor(np.array([np.arange(row, row + 45) for row in first]))
+    support, query = (Batch(prepared.x[part], prepared.y[part]) for part in (rows[:, :5], rows[:, 5:]))
+    network = Network(mlp(outputs=1, shape=(2,)))
+    rule = GradientDescent(init=network, lr=0.1, steps=10)
+    for adapted in islice(rule.adapt({"init": network.start()}, support, None), 11):
+        assert rule.evaluate(adapted, query, None)[0].max() < 10
 
 
 def test_features_are_all_numeric_columns_but_the_group_the_answer_and_what_is_dropped() -> None:

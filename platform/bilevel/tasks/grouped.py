@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ from bilevel.episodes import Batch, Episode, Key, Scaling, Split
 from bilevel.errors import BadInput, MissingData
 from bilevel.tasks.data import VARIABLE, find
 from bilevel.tasks.fewshot import Ints, check_counts
+
+BOUND = 5.0
+"""Standard deviations within which a feature is as it is; normal ones are never beyond."""
+WIDE = 20.0
+"""Standard deviations from which on a feature is named: it is rare, or of another kind than the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +81,8 @@ class Grouped:
             raise BadInput(f"Grouped: fold={self.fold!r}, but the folds are 0 to {self.folds - 1}; give one of them")
         if self.choose not in ("first", "random"):
             raise BadInput(f"Grouped: choose={self.choose!r}; give 'first' or 'random'")
-        _ = self._prepared
+        for note in self._prepared.notes:
+            warnings.warn(f"Grouped: {note}", stacklevel=2)
 
     def cluster(self, split: Split, key: Key) -> int:
         """The number of the group that `episode(split, key)` is about; `groups(split)` in the order of the numbers."""
@@ -126,6 +133,8 @@ class _Prepared:
     splits: dict[Split, Ints]
     scaling: Scaling
     longest: int
+    notes: tuple[str, ...]
+    """What the user should know of her table before she believes a result."""
 
 
 def _prepare(spec: Grouped) -> _Prepared:
@@ -141,7 +150,8 @@ def _prepare(spec: Grouped) -> _Prepared:
     scaling = _scaling(x[train], y[train] if spec.classes is None else None)
     answers = torch.from_numpy(y) if spec.classes is not None else scaling.encode_y(torch.from_numpy(y)[:, None])
     encoded = scaling.encode_x(torch.from_numpy(x))
-    return _Prepared(encoded, answers, rows, names, parts, scaling, max(map(len, rows)))
+    notes = _wide(features, x, scaling)
+    return _Prepared(encoded, answers, rows, names, parts, scaling, max(map(len, rows)), notes)
 
 
 def _frame(table: str | pd.DataFrame) -> pd.DataFrame:
@@ -262,4 +272,19 @@ def _scaling(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any] | None) -> Scaling
         return np.where(std > 1e-12 * np.abs(values.mean(axis=0)), std, 1.0)
 
     mean, std = tuple(x.mean(axis=0).tolist()), tuple(deviation(x).tolist())
-    return Scaling(mean, std) if y is None else Scaling(mean, std, float(y.mean()), float(deviation(y)))
+    if y is None:
+        return Scaling(mean, std, bound=BOUND)
+    return Scaling(mean, std, float(y.mean()), float(deviation(y)), bound=BOUND)
+
+
+def _wide(features: Sequence[str], x: np.ndarray[Any, Any], scaling: Scaling) -> tuple[str, ...]:
+    """The features with values that lie far from all others, in a sentence."""
+    widest = np.abs((x - np.array(scaling.x_mean)) / np.array(scaling.x_std)).max(axis=0)
+    found = [f"{name!r} ({wide:.0f})" for name, wide in zip(features, widest, strict=True) if wide > WIDE]
+    if not found:
+        return ()
+    return (
+        f"some values lie many standard deviations from the mean, as those of a rare indicator do: {', '.join(found)}; "
+        f"beyond {BOUND:g} only the logarithm of the distance counts; leave such a column out with drop= if it says "
+        "nothing of a new group",
+    )
