@@ -62,7 +62,8 @@ def test_what_a_meta_training_reports(tmp_path: Path) -> None:
     names = set(result.metrics)
     at = {f"{metric}{ci}@{k}" for metric in ("loss", "mae") for ci in ("", "_ci95") for k in (0, 1, 2)}
     flat = {f"{name}_mae{ci}" for name in ("mean_of_support", "ridge") for ci in ("", "_ci95")}
-    tests = {f"test/{name}" for name in at | flat} | {f"test/short/{name}" for name in at | flat}
+    pooled = {f"{name}_mae{ci}" for name in ("pooled_ridge", "pooled_ridge_with_support") for ci in ("", "_ci95")}
+    tests = {f"test/{name}" for name in at | flat | pooled} | {f"test/short/{name}" for name in at | flat}
     assert names == {"train/loss", "train/mae", "valid/loss", "valid/mae"} | tests
     assert result.document["episodes"] == 12
     reported = [event for event in RunFolder(result.folder).events() if type(event).__name__ == "Reported"]

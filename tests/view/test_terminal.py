@@ -174,3 +174,25 @@ def test_the_end_names_interval_and_front() -> None:
     assert "in 3 min 20 s" in line
     assert "lr=0.1 act=relu" in line
     assert "objective 0.25 ± 0.012 over 3 seeds; 2 trials on the Pareto front" in line
+
+
+def test_the_end_compares_with_what_is_simpler() -> None:
+    console = seen(False, 300)
+    ours = {"accuracy@0": 0.5, "accuracy@1": 0.914, "accuracy_ci95@1": 0.01, "balanced_accuracy@1": 0.6, "auc@1": 0.75}
+    theirs = {"majority_accuracy": 0.933, "majority_balanced_accuracy": 0.5, "majority_auc": 0.5}
+    document = {
+        "study": "rare",
+        "status": "completed",
+        "seconds": 2.0,
+        "trials": {"completed": 1},
+        "episodes_per_second": 0.0,
+        "best": None,
+        "metrics": {f"test/{name}": value for name, value in (ours | theirs).items()},
+    }
+    console.print(terminal.results(document))
+    lines = [" ".join(line.split()) for line in text(console).splitlines()]
+    assert "after accuracy (± 95 %) auc (± 95 %) balanced accuracy (± 95 %)" in lines
+    assert "no adaptation 50.0 %" in lines
+    assert "1 step 91.4 ± 1.0 % 0.75 60.0 %" in lines
+    assert "majority 93.3 % 0.5 50.0 %" in lines
+    assert lines[-1].startswith("the majority of the support is better than what was learned")

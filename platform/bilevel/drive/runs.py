@@ -21,6 +21,7 @@ from bilevel.drive.session import Session, stage_of
 from bilevel.drive.sources import Source
 from bilevel.errors import BadInput, StudyChanged
 from bilevel.execute import Inline, On, Ray, Tune
+from bilevel.figures.comparison import verdict
 from bilevel.record import folder as folders
 from bilevel.record import journal, tracking
 from bilevel.record.folder import RunFolder
@@ -104,9 +105,18 @@ def run(
             document["execution"]["slots"] = slots
             folder = folders.create(store, study.name, document)
             with folder.locked():
-                return Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage, writer).work()
+                found = Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage, writer).work()
         finally:
             stage.close()
+    return _compared(found, watch)
+
+
+def _compared(found: Result, watch: Watch) -> Result:
+    """The result; where nothing is shown of it and something simpler is better, that is said."""
+    simpler = verdict(found.metrics)
+    if simpler is not None and isinstance(watch, Quiet):
+        watch.say(simpler)
+    return found
 
 
 def resume(
@@ -161,7 +171,7 @@ def resume(
         _check_window(folder, slots)
         if more:
             study = _extend(folder, study, more)
-        return Session(study, folder, on, uri, watch, None, slots, source, kept).work()
+        return _compared(Session(study, folder, on, uri, watch, None, slots, source, kept).work(), watch)
 
 
 def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = False) -> tuple[Study, Source]:

@@ -26,7 +26,7 @@ CALLED = {
     "mae": "mean absolute error (units of y)",
 }
 _AT = re.compile(r"(?P<source>test[^@]*)/(?P<kind>[^/@]+)@(?P<step>\d+)")
-_BASELINE = re.compile(r"(?P<source>test[^@]*)/(?P<name>[^/@]+)_(?P<kind>[a-z]+)")
+_BASELINE = re.compile(r"(?P<source>test[^@]*)/(?P<name>[^/@]+?)_(?P<kind>balanced_accuracy|[a-z]+)")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bilevel.errors import BadInput, TrialFailed
 from bilevel.inner.labels import Labels, labels_of, settled
 from bilevel.inner.rule import RuleTraits
 from bilevel.meta import overflow
+from bilevel.meta.comparison import PooledUnit, SupportUnit, pooled_columns, support_columns
 from bilevel.meta.learned import Plan, Values, check_fits, prepare
 from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, one, shards
 from bilevel.study.events import Report, Run, Tree, Units
@@ -179,9 +180,11 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
             state, judged = yield from _validated(config, ready, run, state, unit, step, last)
             metrics |= judged
         if last:
-            metrics |= yield from _test(config, ready, run.key, state["best"]["learned"], unit)
+            best = state["best"]["learned"]
+            metrics |= yield from _test(config, ready, run.key, best, unit)
             metrics |= _normalizations(ready.rule)
             state = yield from _shown(config, ready, run.key, state)
+            metrics |= yield from _compare(config, ready, run.key, best, unit, step)
         yield Report(step, metrics, state)
 
 
@@ -305,6 +308,39 @@ def _normalizations(rule: Any) -> dict[str, float]:
     policy = RuleTraits(rule).normalization or "batch"
     counts = {policy: sum(len(n.by_batch) for n in networks), "frozen": sum(len(n.frozen) for n in networks)}
     return {f"normalization/{name}": float(count) for name, count in counts.items() if count}
+
+
+def _compare(
+    config: MetaTraining, ready: Plan, key: Key, values: Values, unit: int, step: int
+) -> Generator[Report | Units, list[Tree], dict[str, float]]:
+    """What else there is to say of the same test tasks, behind all other units: earlier records have none of these."""
+    metrics: dict[str, float] = {}
+    for name, tasks in {"": config.tasks, **config.test_tasks}.items():
+        at = key.child("test", name or "tasks")
+        prefix = "test" + (f"/{name}" if name else "")
+        judge = SupportUnit(ready, tasks, at, config.judged_steps)
+        columns = yield from support_columns(judge, values, config.test_episodes, unit)
+        found = _intervals(prefix, columns, f"@{config.judged_steps}")
+        if not name:
+            pool = PooledUnit(tasks, at, step * config.episodes)
+            columns = yield from pooled_columns(pool, values, config.test_episodes)
+            found |= _intervals(prefix, columns, "")
+        metrics |= _in_units_of(tasks, found)
+    return metrics
+
+
+def _intervals(prefix: str, columns: Mapping[str, Tensor], at: str) -> dict[str, float]:
+    """Means and half-widths over the episodes where a metric exists; ours, called as the metric alone, end in `at`."""
+    found: dict[str, float] = {}
+    clusters = columns.get("cluster")
+    for name, column in columns.items():
+        there = torch.isfinite(column)
+        if name == "cluster" or not bool(there.any()):
+            continue
+        mean, half = interval(column[there], None if clusters is None else clusters[there])
+        end = at if name in ("balanced_accuracy", "auc") else ""
+        found |= {f"{prefix}/{name}{end}": mean, f"{prefix}/{name}_ci95{end}": half}
+    return found
 
 
 def interval(values: Tensor, clusters: Tensor | None = None) -> tuple[float, float]:

@@ -99,9 +99,9 @@ class TrainUnit:
         return self.key.child(shard.step or 0, index)
 
     def _sums(self, shared: Tree, shard: Shard) -> Tree:
-        values: Values = trees.map_tensors(lambda tensor: tensor.requires_grad_(), _fresh(shared["learned"]))
+        values: Values = trees.map_tensors(lambda tensor: tensor.requires_grad_(), fresh(shared["learned"]))
         keys = [self._key(shard, index) for index in range(shard.first, shard.last)]
-        episode = draw(self.tasks, "train", keys, self.plan.dtype, _device(values))
+        episode = draw(self.tasks, "train", keys, self.plan.dtype, device_of(values))
         rule = self.plan.rule
         states = rule.adapt(self.plan.meta(values), episode.support, keys)
         adapted = next(islice(states, rule.steps, None))
@@ -135,9 +135,9 @@ class JudgeUnit:
 
         Baselines that fail are left out, and "missing" says why.
         """
-        values = _fresh(shared["learned"])
+        values = fresh(shared["learned"])
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
-        episode = draw(self.tasks, self.split, keys, self.plan.dtype, _device(values))
+        episode = draw(self.tasks, self.split, keys, self.plan.dtype, device_of(values))
         rule = self.plan.rule
         rules = {"": rule} | ({"other/": self._other(rule)} if self.both and self._other(rule) else {})
         found: dict[str, list[Tensor]] = {}
@@ -151,16 +151,13 @@ class JudgeUnit:
                 for name, value in {"loss": loss, **metrics}.items():
                     found.setdefault(prefix + name, []).append(value.detach())
         result: Tree = {name: torch.stack(columns, 1) for name, columns in found.items()}
-        if self.both and _comparable(episode):
+        if self.both and comparable(episode):
             try:
                 beside = baselines(single(episode))
                 result |= {f"baseline/{name}": value.unsqueeze(1) for name, value in beside.items()}
             except Exception as error:  # noqa: BLE001 what was trained is not lost for want of a comparison
                 result["missing"] = f"the baselines: {type(error).__name__}: {error}"
-        cluster = TaskTraits(self.tasks).cluster
-        if cluster is not None:
-            result["cluster"] = torch.tensor([cluster(self.split, key) for key in keys])
-        return result
+        return result | clusters(self.tasks, self.split, keys)
 
     @staticmethod
     def _other(rule: Any) -> Any:
@@ -192,16 +189,16 @@ class ExhibitUnit:
             return {"missing": f"the exhibit: {type(error).__name__}: {error}"}
 
     def _shown(self, shared: Tree, shard: Shard) -> Tree:
-        values = _fresh(shared["learned"])
+        values = fresh(shared["learned"])
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
         own = TaskTraits(self.tasks).exhibit
         rule = self.plan.rule
         if own is not None:
-            episode = _stacked([own(key) for key in keys], self.plan.dtype, _device(values))
+            episode = _stacked([own(key) for key in keys], self.plan.dtype, device_of(values))
         else:
-            episode = draw(self.tasks, "test", keys, self.plan.dtype, _device(values))
+            episode = draw(self.tasks, "test", keys, self.plan.dtype, device_of(values))
         predict = RuleTraits(rule).predict
-        if not _comparable(episode) or predict is None:
+        if not comparable(episode) or predict is None:
             return {}
         states = rule.adapt(self.plan.meta(values), episode.support, None)
         predictions = []
@@ -215,7 +212,7 @@ class ExhibitUnit:
         return single(shown)  # type: ignore[no-any-return]
 
 
-def _comparable(episode: Episode) -> bool:
+def comparable(episode: Episode) -> bool:
     """Whether its labels are classes, one a sample, or numbers: what baselines learn and figures show."""
     batches = (episode.support, episode.query)
     if not all(isinstance(batch, Batch) and isinstance(batch.x, Tensor) for batch in batches):
@@ -234,14 +231,22 @@ def _shows(predictions: Tensor, y: Tensor) -> bool:
     return int(y.max()) < max(2, predictions.shape[-1])
 
 
+def clusters(tasks: Tasks, split: Split, keys: list[Key]) -> dict[str, Tensor]:
+    """Which group each episode is about, under the name `cluster`; nothing where the tasks have no groups."""
+    cluster = TaskTraits(tasks).cluster
+    return {} if cluster is None else {"cluster": torch.tensor([cluster(split, key) for key in keys])}
+
+
 def _plain(batch: Batch) -> Tree:
     return {"x": batch.x, "y": batch.y} | ({} if batch.mask is None else {"mask": batch.mask})
 
 
-def _fresh(values: Values) -> Values:
+def fresh(values: Values) -> Values:
+    """A copy that gradients may be taken in."""
     copied: Values = trees.map_tensors(lambda tensor: tensor.detach().clone(), values)
     return copied
 
 
-def _device(values: Values) -> torch.device:
+def device_of(values: Values) -> torch.device:
+    """Where learned tensors lie."""
     return next(tensor.device for tensors in values.values() for tensor in tensors.values())

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bilevel.drive.progress import Progress, Standing
+from bilevel.figures.comparison import verdict
 from bilevel.figures.summary import duration
 from bilevel.study.history import Trial
 from bilevel.view.paper import paper, plain
@@ -241,6 +242,9 @@ def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None)
         parts.append(Text(said, style="dim"))
     if not tables and metrics:
         parts.append(_plain(metrics))
+    simpler = verdict(metrics)
+    if simpler is not None:
+        parts.append(Text(simpler, style="yellow"))
     return Group(*parts)
 
 
@@ -287,31 +291,47 @@ def _normalization(metrics: Mapping[str, Any]) -> str:
 def _adaptation(metrics: Mapping[str, Any], prefix: str, title: str) -> Table:
     table = Table(title=plain(title, "italic"), title_justify="left", header_style="bold", box=None, padding=(0, 2))
     kinds = sorted({m[1] for name in metrics if (m := re.fullmatch(re.escape(prefix) + r"/(\w+?)@\d+", name))})
-    kinds = [kind for kind in kinds if not kind.endswith("_ci95")]
+    kinds = [kind for kind in kinds if not kind.endswith("_ci95") and not _same_as_accuracy(metrics, prefix, kind)]
     steps = sorted({int(name.rpartition("@")[2]) for name in metrics if name.startswith(prefix + "/") and "@" in name})
     table.add_column("after")
     for kind in kinds:
-        table.add_column(plain(f"{kind} (± 95 %)"), justify="right")
+        table.add_column(plain(f"{kind.replace('_', ' ')} (± 95 %)"), justify="right")
     for step in steps:
         cells = [_value(kind, metrics, f"{prefix}/{kind}@{step}", f"{prefix}/{kind}_ci95@{step}") for kind in kinds]
         name = {0: "no adaptation", 1: "1 step"}.get(step, f"{step} steps")
         table.add_row(name, *cells, style="bold" if step == steps[-1] else "")
-    beside = [n for n in metrics if n.startswith(prefix + "/") and "@" not in n and n.rpartition("/")[0] == prefix]
-    for name in sorted(n for n in beside if not n.endswith("_ci95")):
-        label = name.rpartition("/")[2]
-        kind = next((k for k in kinds if label.endswith("_" + k)), None)
-        if kind is not None:
-            cells = [_value(k, metrics, name, f"{name}_ci95") if k == kind else "" for k in kinds]
-            table.add_row(plain(label.removesuffix("_" + kind).replace("_", " ")), *cells, style="dim")
+    for label in _baselines(metrics, prefix):
+        names = [f"{prefix}/{label}_{kind}" for kind in kinds]
+        cells = [_value(k, metrics, name, f"{name}_ci95") for k, name in zip(kinds, names, strict=True)]
+        table.add_row(plain(label.replace("_", " ")), *cells, style="dim")
     return table
 
 
+def _baselines(metrics: Mapping[str, Any], prefix: str) -> list[str]:
+    """Names of what was compared with, as far as it has one of the metrics that ours has."""
+    pattern = re.compile(re.escape(prefix) + r"/(\w+?)_(balanced_accuracy|accuracy|auc|mae|loss)")
+    return sorted({m[1] for name in metrics if (m := pattern.fullmatch(name))})
+
+
+def _same_as_accuracy(metrics: Mapping[str, Any], prefix: str, kind: str) -> bool:
+    """Whether a column would only repeat another one: where each query has as many of each class."""
+    pairs = [
+        (value, metrics.get(name.replace("balanced_accuracy", "accuracy")))
+        for name, value in metrics.items()
+        if name.startswith(prefix + "/") and "balanced_accuracy" in name and "_ci95" not in name
+    ]
+    return kind == "balanced_accuracy" and all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)
+
+
 def _value(kind: str, metrics: Mapping[str, Any], name: str, half: str) -> str:
-    value, width = metrics.get(name), metrics.get(half)
+    if name not in metrics:
+        return ""
+    value, width = metrics[name], metrics.get(half)
     if value is None:
         return "not finite"
-    spread = "" if width is None else (f" ± {100 * width:.1f}" if kind == "accuracy" else f" ± {width:.3g}")
-    return f"{100 * value:.1f}{spread} %" if kind == "accuracy" else f"{value:.4g}{spread}"
+    share = kind in ("accuracy", "balanced_accuracy")
+    spread = "" if width is None else (f" ± {100 * width:.1f}" if share else f" ± {width:.3g}")
+    return f"{100 * value:.1f}{spread} %" if share else f"{value:.4g}{spread}"
 
 
 def _plain(metrics: Mapping[str, Any]) -> Table:
