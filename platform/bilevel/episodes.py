@@ -129,6 +129,8 @@ class TaskTraits(Traits):
     """Units of features and labels; then metrics such as `mae` are given in the user's units."""
     cluster = Trait[Callable[[Split, Key], int] | None](None)
     """`cluster(split, key)`: which group an episode comes from; intervals are then clustered by it."""
+    digest = Trait[Callable[[], str] | None](None)
+    """`digest()`: a hash of the data, the same in every process, for the record; else a few episodes are hashed."""
     check = Trait[Callable[[], None]](lambda: None)
     """`check()` raises BadInput or MissingData before anything starts."""
     exhibit = Trait[Callable[[Key], Episode] | None](None)

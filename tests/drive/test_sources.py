@@ -80,6 +80,38 @@ def test_neighbours_are_imported_and_belong_to_the_source(tmp_path: Path) -> Non
     assert set(source.texts) == {"mine.py", "helper_a.py", "pkg_c/__init__.py", "pkg_c/inner.py"}
 
 
+def test_a_neighbour_that_was_imported_before_is_one_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a notebook's `from mine import study`, or another study beside this one."""
+    written(tmp_path, "from pkg_c.inner import N\n", "helper_a.py")
+    written(tmp_path / "pkg_c", "from . import inner\n", "__init__.py")
+    written(tmp_path / "pkg_c", "def later():\n    import helper_b\nN = 7\n", "inner.py")
+    written(tmp_path, "only used in a function", "helper_b.py")
+    file = written(tmp_path, STUDY.replace("n=3", "n=N").replace("\nfrom", "\nfrom helper_a import N\nfrom", 1))
+    fresh = sources.load(str(file))[1].texts
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("helper_a", "pkg_c"):
+            del sys.modules[name]
+    monkeypatch.setattr(sources, "_imported", [])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import helper_a  # type: ignore[import-not-found]
+
+    source = sources.load(str(file))[1]
+    assert dict(source.texts) == dict(fresh)
+    assert set(fresh) == {"mine.py", "helper_a.py", "pkg_c/__init__.py", "pkg_c/inner.py"}
+    assert sys.modules["helper_a"] is helper_a, "the notebook's module is the one that there is"
+
+
+def test_a_recorded_neighbour_that_was_not_imported_this_time_is_looked_up(tmp_path: Path) -> None:
+    written(tmp_path, "M = 1\n", "late.py")
+    sources.check_unchanged({"a.py": "x", "late.py": "M = 1\n"}, {"a.py": "x"}, tmp_path)
+    with pytest.raises(StudyChanged, match=r"late.py \(now\)"):
+        sources.check_unchanged({"a.py": "x", "late.py": "M = 0\n"}, {"a.py": "x"}, tmp_path)
+    with pytest.raises(StudyChanged, match=r"gone.py \(recorded\)"):
+        sources.check_unchanged({"a.py": "x", "gone.py": "M = 0\n"}, {"a.py": "x"}, tmp_path)
+
+
 def test_an_edited_neighbour_is_imported_again(tmp_path: Path) -> None:
     written(tmp_path, "N = 1\n", "helper_b.py")
     file = written(tmp_path, STUDY.replace("n=3", "n=helper_b.N").replace("\nfrom", "\nimport helper_b\nfrom", 1))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from bilevel import space as spaces
-from bilevel.drive import results, sources, warm
+from bilevel.drive import data, results, sources, warm
 from bilevel.drive.process import leaving
 from bilevel.drive.progress import Progress, Watch
 from bilevel.drive.results import ENDED, Result
@@ -96,6 +97,7 @@ def run(
         "source": dict(source.texts),
         "execution": {"on": type(on).__name__.lower(), **dataclasses.asdict(on)},
         "warm": warm.collect(study, store, uri),
+        "data": data.digests(study),
         "track": track if track is None else redact(track),
     }
     with leaving(), tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
@@ -191,12 +193,15 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
     else:
         study, source = sources.load(f"{document['file']}:{document['object']}")
         if not new_code:
-            sources.check_unchanged(document["source"], source.texts)
+            sources.check_unchanged(document["source"], source.texts, Path(document["file"]).parent)
     study = changed(study, document["changes"])
     if not new_code and json.loads(json.dumps(study.config())) != document["settings"]["config"]:
         now, then = study.config(), document["settings"]["config"]
         paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path))
         raise StudyChanged(f"the study is not the one that the run began with: {', '.join(paths)} differ")
+    other = data.difference(document.get("data", {}), study)
+    if other is not None:
+        warnings.warn(f"{folder.run_id}: {other}", stacklevel=2)
     return study, source
 
 

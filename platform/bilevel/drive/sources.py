@@ -6,18 +6,17 @@ import difflib
 import hashlib
 import importlib.util
 import sys
-import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from bilevel.drive import neighbours
 from bilevel.errors import BadInput, StudyChanged
 from bilevel.study.study import Study
 
-_imported: list[str] = []  # modules of the study that was imported last
-_LIBRARIES = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+_imported: list[str] = []  # modules that came with the study that was imported last
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def load(spec: str) -> tuple[Study, Source]:
     file = Path(path).resolve()
     if not file.is_file():
         raise BadInput(f"{path}: no such file; give the path of a study, such as search_spaces/sinusoid_maml.py")
-    module = _run(file)
+    module, beside = _run(file)
     study = getattr(module, name or "study", None)
     if not isinstance(study, Study):
         others = [n for n, value in vars(module).items() if isinstance(value, Study)]
@@ -56,15 +55,20 @@ def load(spec: str) -> tuple[Study, Source]:
             f"it has {', '.join(others)}: run {path}:{others[0]}" if others else "it must end in `study = Study(...)`"
         )
         raise BadInput(f"{path}: no study named {name or 'study'!r}; {hint}")
-    return study, Source(file, name or "study", _texts(file))
+    return study, Source(file, name or "study", _texts(file, beside))
 
 
-def check_unchanged(recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_unchanged(recorded: Mapping[str, str], now: Mapping[str, str], folder: Path | None = None) -> None:
     """Compare the sources that a run began with and those of today.
+
+    A recorded neighbour that was not imported this time, or only before, is looked up in the study's folder.
 
     Raises:
         StudyChanged: they differ; the message shows the changed lines.
     """
+    if folder is not None:
+        aside = {path: folder / path for path in recorded if path not in now}
+        now = {**now, **{path: f.read_text(encoding="utf-8") for path, f in aside.items() if f.is_file()}}
     if dict(recorded) == dict(now):
         return
     lines: list[str] = []
@@ -77,7 +81,8 @@ def check_unchanged(recorded: Mapping[str, str], now: Mapping[str, str]) -> None
     )
 
 
-def _run(file: Path) -> ModuleType:
+def _run(file: Path) -> tuple[ModuleType, list[ModuleType]]:
+    """The study's module, and those beside it that belong to its source."""
     for name in _imported:  # another study's neighbours, or this one's before they were edited
         sys.modules.pop(name, None)
     name = f"bilevel_study_{file.stem}"
@@ -99,8 +104,8 @@ def _run(file: Path) -> ModuleType:
         # For later imports, but behind the libraries: a study in `ray.py` must not pass for Ray.
         sys.path[:] = [*(entry for entry in sys.path if entry != folder), folder]
         new = [n for n in sys.modules if n not in before]
-        _imported[:] = [n for n in new if n == name or _below(sys.modules[n], file.parent)]
-    return module
+        _imported[:] = [n for n in new if n == name or neighbours.below(sys.modules[n], file.parent)]
+    return module, list(neighbours.of(module, new, file.parent).values())
 
 
 def _line(file: Path, error: BaseException) -> str:
@@ -111,15 +116,6 @@ def _line(file: Path, error: BaseException) -> str:
     return f"{file}:{own[-1]}" if own else str(file)
 
 
-def _below(module: ModuleType, folder: Path) -> bool:
-    """Whether a module is a neighbour: a file below the folder, and neither of a library nor ours."""
-    file = getattr(module, "__file__", None)
-    if not file or module.__name__.partition(".")[0] in ("bilevel", "__main__"):
-        return False
-    path = Path(file)
-    return path.is_relative_to(folder) and not any(path.is_relative_to(library) for library in _LIBRARIES)
-
-
-def _texts(file: Path) -> dict[str, str]:
-    files = {Path(str(sys.modules[name].__file__)) for name in _imported}
+def _texts(file: Path, modules: list[ModuleType]) -> dict[str, str]:
+    files = {Path(str(module.__file__)) for module in modules}
     return {str(f.relative_to(file.parent)): f.read_text(encoding="utf-8") for f in sorted(files) if f.suffix == ".py"}

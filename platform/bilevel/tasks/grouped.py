@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +93,10 @@ class Grouped:
         """The groups of a split: what stands in the column `task`, by the group's number."""
         return {int(number): self._prepared.names[number] for number in self._prepared.splits[split]}
 
+    def digest(self) -> str:
+        """A hash of the features and labels in the user's units, and of the groups and their splits."""
+        return self._prepared.digest
+
     def episode(self, split: Split, key: Key) -> Episode:
         """One group of the split, its support and its query."""
         data = self._prepared
@@ -135,6 +140,7 @@ class _Prepared:
     longest: int
     notes: tuple[str, ...]
     """What the user should know of her table before she believes a result."""
+    digest: str
 
 
 def _prepare(spec: Grouped) -> _Prepared:
@@ -151,7 +157,8 @@ def _prepare(spec: Grouped) -> _Prepared:
     answers = torch.from_numpy(y) if spec.classes is not None else scaling.encode_y(torch.from_numpy(y)[:, None])
     encoded = scaling.encode_x(torch.from_numpy(x))
     notes = _wide(features, x, scaling)
-    return _Prepared(encoded, answers, rows, names, parts, scaling, max(map(len, rows)), notes)
+    digest = _digest(x, y, rows, names, parts)
+    return _Prepared(encoded, answers, rows, names, parts, scaling, max(map(len, rows)), notes, digest)
 
 
 def _frame(table: str | pd.DataFrame) -> pd.DataFrame:
@@ -288,3 +295,17 @@ def _wide(features: Sequence[str], x: np.ndarray[Any, Any], scaling: Scaling) ->
         f"beyond {BOUND:g} only the logarithm of the distance counts; leave such a column out with drop= if it says "
         "nothing of a new group",
     )
+
+
+def _digest(
+    x: np.ndarray[Any, Any],
+    y: np.ndarray[Any, Any],
+    rows: Sequence[Ints],
+    names: Sequence[Any],
+    parts: Mapping[Split, Ints],
+) -> str:
+    sha = hashlib.sha256()
+    for array in (x, y, *rows, *(parts[split] for split in sorted(parts))):
+        sha.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    sha.update("\0".join(map(str, names)).encode())
+    return sha.hexdigest()
