@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,25 @@ def units(folder: RunFolder) -> dict[int, list[str]]:
 def test_every_unit_is_replayed_to_the_bits_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = kept(tmp_path, maml(), monkeypatch)
     recorded = units(folder)
-    assert [len(found) for found in recorded.values()] == [2, 4, 2, 7]  # shards; validation; tests and the exhibit
-    for step, unit in ((1, 0), (2, 3), (3, 1), (4, 6)):
+    assert [len(found) for found in recorded.values()] == [
+        2,
+        4,
+        2,
+        8,
+    ]  # validation; tests, exhibit and what it is compared with
+    for step, unit in ((1, 0), (2, 3), (3, 1), (4, 6), (4, 7)):
         again = replay(folder, maml(), step=step, unit=unit)
         assert again.digest == again.recorded == recorded[step][unit]
         assert trees.digest(again.result)[:8] == again.digest
     assert replay(folder, maml(), step=3, unit=1).name == "step 3, episodes 1 to 2"
+
+
+def test_a_record_made_before_there_were_comparisons_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = kept(tmp_path, maml(), monkeypatch)
+    events = list(folder.events())
+    older = [replace(e, units=e.units[:-8]) if isinstance(e, Reported) and e.step == 4 else e for e in events]
+    monkeypatch.setattr(RunFolder, "events", lambda _: iter(older))
+    assert audited(folder, maml()).faults == ()
 
 
 def test_a_unit_is_replayed_without_any_checkpoint(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_the_best_baseline_is_named_with_the_gap_and_what_to_try() -> None:
 
 def test_what_may_be_chance_is_said_to_be() -> None:
     more = {"test/prototypes_accuracy": 0.916, "test/prototypes_accuracy_ci95": 0.004}
-    assert "which may be chance" in str(verdict(OURS | more))
+    assert "it may be chance" in str(verdict(OURS | more))
 
 
 def test_errors_are_the_better_the_smaller() -> None:

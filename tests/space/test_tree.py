@@ -153,6 +153,16 @@ def test_any_value_is_set_by_its_path_and_the_original_stays(path: str, value: A
     assert {p: after.get(p) for p in others} == others
 
 
+def test_a_factory_with_options_is_handed_what_it_names() -> None:
+    def factory(outputs: int, *sizes: int, width: int = 3, **options: object) -> tuple[object, ...]:
+        return outputs, sizes, width, options
+
+    given = {"shape": (7,), "ways": 5, "outputs": 5, "options": 1, "sizes": 2}
+    assert Learned(factory, by=SGD()).build(given) == (5, (), 3, {})
+    assert Learned(Space(factory, width=9, depth=2), by=SGD()).build(given) == (5, (), 9, {"depth": 2})
+    assert Learned(lambda **options: options, by=SGD()).build(given) == {}
+
+
 def test_a_bare_factory_becomes_a_space_when_one_of_its_values_is_set() -> None:
     study = maml(rule=Space(GradientDescent, init=Learned(mlp, by=Adam())))
     built = space.build(study.set("rule.init.hidden", (3,)).space).rule.init

@@ -51,7 +51,7 @@ def verdict(metrics: Mapping[str, Any]) -> str | None:
         if better * (value - ours) <= TELLING * abs(ours):
             return None
         apart = abs(value - ours) > math.hypot(half, width)
-        sure = "" if apart else ", which may be chance: the intervals are wider"
+        sure = "" if apart else " (it may be chance: the intervals are wider)"
         return f"{CALLED[name]} is better than what was learned: {_gap(kind, value, ours)}{sure}; {ADVICE[name]}"
     return None
 

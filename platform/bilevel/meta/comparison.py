@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from bilevel.episodes import Episode, Key, Tasks, TaskTraits
+from bilevel.episodes import Batch, Episode, Key, Tasks, TaskTraits
 from bilevel.inner.classifiers import area, balanced_accuracy, compared
 from bilevel.inner.labels import single
 from bilevel.inner.pooled import ROWS, applies, pooled
@@ -67,7 +67,7 @@ class PooledUnit:
     train: int
 
     def __call__(self, shared: Tree, shard: Shard) -> Tree:  # noqa: ARG002  a unit is handed what is learned
-        """`{"columns": {metric: [episodes]}, "failed": {baseline: reason}}`; empty where there is no table."""
+        """`{"columns": {metric: [episodes]}, "failed": {baseline: reason}}`."""
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
         found, failed = attempted("of all tasks' rows", lambda: self._pooled(keys))
         return {"columns": found | clusters(self.tasks, "test", keys), "failed": failed}
@@ -75,13 +75,23 @@ class PooledUnit:
     def _pooled(self, keys: list[Key]) -> Compared:
         cpu = torch.device("cpu")
         first = draw(self.tasks, "train", [self.key.child("pooled", 0)], torch.float32, cpu)
-        if not comparable(first) or not applies(first, same_classes=TaskTraits(self.tasks).scaling is not None):
-            return {}, {}
         count = max(1, min(self.train, EPISODES, ROWS // first.query.x.shape[1]))
         train = draw(
             self.tasks, "train", [self.key.child("pooled", index) for index in range(count)], torch.float32, cpu
         )
         return pooled(train, draw(self.tasks, "test", keys, torch.float32, cpu))
+
+
+def classified(episode: Episode) -> bool:
+    """Whether episodes (stacked) have a class for each sample, which classifiers of a support can learn."""
+    support = episode.support
+    plain = isinstance(support, Batch) and support.y.dtype == torch.int64 and support.y.dim() == 2
+    return plain and comparable(episode)
+
+
+def pooled_applies(episode: Episode, tasks: Tasks) -> bool:
+    """Whether episodes (stacked) are rows of a table, whose labels mean the same in all tasks."""
+    return comparable(episode) and applies(episode, same_classes=TaskTraits(tasks).scaling is not None)
 
 
 def attempted(name: str, compute: Callable[[], Compared]) -> Compared:

@@ -20,9 +20,9 @@ from bilevel.errors import BadInput, TrialFailed
 from bilevel.inner.labels import Labels, labels_of, settled
 from bilevel.inner.rule import RuleTraits
 from bilevel.meta import overflow
-from bilevel.meta.comparison import PooledUnit, SupportUnit, pooled_columns, support_columns
+from bilevel.meta.comparison import PooledUnit, SupportUnit, classified, pooled_applies, pooled_columns, support_columns
 from bilevel.meta.learned import Plan, Values, check_fits, prepare
-from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, one, shards
+from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, draw, one, shards
 from bilevel.study.events import Report, Run, Tree, Units
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -318,10 +318,13 @@ def _compare(
     for name, tasks in {"": config.tasks, **config.test_tasks}.items():
         at = key.child("test", name or "tasks")
         prefix = "test" + (f"/{name}" if name else "")
-        judge = SupportUnit(ready, tasks, at, config.judged_steps)
-        columns = yield from support_columns(judge, values, config.test_episodes, unit)
-        found = _intervals(prefix, columns, f"@{config.judged_steps}")
-        if not name:
+        found: dict[str, float] = {}
+        example = draw(tasks, "test", [at.child(0)], ready.dtype, torch.device("cpu"))
+        if classified(example):
+            judge = SupportUnit(ready, tasks, at, config.judged_steps)
+            columns = yield from support_columns(judge, values, config.test_episodes, unit)
+            found |= _intervals(prefix, columns, f"@{config.judged_steps}")
+        if not name and pooled_applies(example, tasks):
             pool = PooledUnit(tasks, at, step * config.episodes)
             columns = yield from pooled_columns(pool, values, config.test_episodes)
             found |= _intervals(prefix, columns, "")

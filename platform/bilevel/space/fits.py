@@ -93,6 +93,12 @@ def signature(target: Callable[..., Any]) -> tuple[list[str] | None, list[str]]:
     return known, [n for n in known if found[n].default is kinds.empty]
 
 
+def named(target: Callable[..., Any]) -> list[str]:
+    """The parameters that a target has by name, whatever else it takes (`**options`)."""
+    kinds = inspect.Parameter
+    return [n for n, p in (parameters(target) or {}).items() if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
+
+
 def defaults(target: Callable[..., Any]) -> dict[str, Any]:
     """Values that the parameters of a dataclass or a function have if none are given, as far as one can see."""
     if isinstance(target, type) and not dataclasses.is_dataclass(target):

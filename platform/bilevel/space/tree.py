@@ -111,8 +111,7 @@ class Learned:
     def build(self, given: Mapping[str, Any]) -> Any:
         """What the factory makes, with those of `given` (shape, ways, outputs) that it takes and does not have."""
         space = self.value if isinstance(self.value, Space) else Space(self.value)
-        known, _ = fits.signature(space.target)
-        extra = {n: v for n, v in given.items() if known is not None and n in known and n not in space.values}
+        extra = {n: v for n, v in given.items() if n in fits.named(space.target) and n not in space.values}
         return space.target(**{name: build(value) for name, value in space.values.items()}, **extra)
 
 
