@@ -243,3 +243,15 @@ def test_a_run_begun_before_its_objective_was_recorded_goes_on_with_the_last_val
     monkeypatch.undo()
     now = runs._as_begun(RunFolder(finished(tmp_path, maml()).folder), maml(), watch)
     assert (now.value, now.counts, len(watch.lines)) == (None, "best", 1)
+
+
+def test_a_field_that_came_with_a_later_version_changes_no_study(tmp_path: Path) -> None:
+    """As `Grouped(missing=None)`; one that says something is a change."""
+    folder = RunFolder(finished(tmp_path, maml(), seconds=-1.0).folder)
+    document = folder.document()
+    config = document["settings"]["config"]
+    assert config.pop("test_steps") is None
+    folder.change(document)
+    runs.reload(folder, maml())
+    with pytest.raises(StudyChanged, match="test_steps differ"):
+        runs.reload(folder, maml(test_steps=3))

@@ -151,3 +151,19 @@ def test_every_figure_can_be_written() -> None:
     assert list(drawn) == ["learning_curve", "adaptation", "exhibit"]
     for figure in drawn.values():
         assert png(figure).startswith(b"\x89PNG")
+
+
+def test_one_test_group_has_no_interval_and_is_drawn_without_a_warning() -> None:
+    last = {f"test/loss@{k}": 2.0 / (k + 1) for k in range(3)} | {f"test/loss_ci95@{k}": math.inf for k in range(3)}
+    last |= {"test/mae@0": 2.0, "test/mae@1": 1.0, "test/ridge_mae": 1.5, "test/ridge_mae_ci95": math.inf}
+    figure = adaptation(History(reports(10, last), "valid/loss"))
+    assert figure is not None
+    assert png(figure)
+
+
+def test_a_baselines_balanced_accuracy_is_not_taken_for_its_accuracy() -> None:
+    figure = adaptation(
+        History(reports(10, judged(2) | {"test/majority_balanced_accuracy": 0.5, "test/majority_auc": 0.5}))
+    )
+    assert figure is not None
+    assert not [text for text in texts(figure) if text.startswith("majority")]

@@ -206,6 +206,16 @@ def test_a_csv_file_is_found_below_the_data_folder_and_read_again_when_it_change
         ({"features": ("row", "age")}, "features names the column 'age'"),
         ({"features": ("row", "note")}, r"column 'note' is not numeric \('text', …\); turn it into numbers"),
         ({"features": ("row", "score")}, "features name 'score', which is the group or the answer; leave it out"),
+        ({"features": ("row", "day"), "drop": "day"}, "features and drop both name 'day'; leave it out of one"),
+        ({"task": ("person", "row"), "features": "row"}, "features name 'row', which is the group or the answer"),
+        ({"y": "ill", "classes": "no"}, r"classes='no' is one text; name the values of 'ill': classes=\('no', 'yes'\)"),
+        ({"y": "ill", "classes": ("no", "yes", "no")}, "are not different values of 'ill'; name each of them once"),
+        ({"missing": "drop"}, "missing='drop'; give 'fill', 'flag' or 'rows', or leave it out"),
+        ({"balanced": True}, "balanced=True is for classes, and y='score' is a regression"),
+        (
+            {"y": "ill", "classes": ("no", "yes"), "balanced": True},
+            "support=3 cannot be balanced over 2 classes; give a",
+        ),
         ({"drop": ("row", "day")}, "no numeric column is left to predict from; name some in features"),
         ({"y": "ill"}, r"y='ill' holds no numbers; for classification name them: classes=\('no', 'yes'\)"),
         ({"y": "ill", "classes": ("yes",)}, r"y='ill' holds 'no', not one of classes=\('yes',\); name all"),
@@ -222,7 +232,7 @@ def test_missing_values_are_named(column: str) -> None:
     frame = table()
     frame.loc[3, column] = None
     with pytest.raises(
-        BadInput, match=f"column '{column}' has 1 missing or infinite values of {len(frame)}; fill them"
+        BadInput, match=f"column '{column}' has 1 missing or infinite values of {len(frame)}; missing='rows'"
     ):
         Grouped(frame, task="person", y="score", support=3).check()
 
@@ -259,3 +269,155 @@ def test_the_parkinsons_table_gives_a_task_per_patient() -> None:
     patient = grouped.groups("test")[grouped.cluster("test", Key((0,)))]
     first = frame[frame["subject#"] == patient].sort_values("test_time", kind="stable")["total_UPDRS"].head(5)
     assert np.allclose(grouped.scaling.decode_y(episode.support.y[:, 0]), first, atol=1e-3)
+
+
+# -- what tables are like ----------------------------------------------------------------------------------------------
+
+
+def visits(groups: int = 12, each: int = 8) -> pd.DataFrame:
+    """People with readings, a town, a device and an answer; all complete."""
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(groups), each)
+    return pd.DataFrame(
+        {
+            "person": person,
+            "x": rng.normal(size=len(person)),
+            "z": rng.normal(size=len(person)),
+            "town": np.array(["Ulm", "Jena", "Bonn"])[rng.integers(0, 3, len(person))],
+            "device": rng.integers(0, 6, len(person)),
+            "y": rng.normal(size=len(person)),
+        }
+    )
+
+
+def of(frame: pd.DataFrame, **more: object) -> Grouped:
+    return Grouped(frame, **{"task": "person", "y": "y", "drop": ("town", "device"), "support": 3, **more})
+
+
+def test_all_columns_with_missing_values_are_named_at_once() -> None:
+    frame = visits()
+    frame.loc[[3, 5], "x"] = np.nan
+    frame.loc[7, "z"] = np.inf
+    with pytest.raises(
+        BadInput,
+        match=r"column 'x' has 2, column 'z' has 1 missing or infinite .* of 96; .*missing='fill' .*drop=\('x', 'z'\)",
+    ):
+        of(frame).check()
+    frame["person"] = frame["person"].astype(float)
+    frame.loc[0, "person"] = np.nan
+    with pytest.raises(BadInput) as caught:
+        of(frame, features=("x",)).check()
+    assert "'person'" in str(caught.value)
+    assert "drop=('x',)" in str(caught.value), "dropping the group's column would lead nowhere"
+
+
+@pytest.mark.parametrize("kind", [None, "Float64"])
+def test_missing_values_are_filled_flagged_or_left_out(kind: str | None) -> None:
+    frame = visits()
+    frame.loc[[3, 5], "x"] = np.nan
+    frame = frame if kind is None else frame.astype({"x": kind})
+    filled, flagged = of(frame, missing="fill"), of(frame, missing="flag")
+    filled.check()
+    flagged.check()
+    assert (filled.columns, flagged.columns) == (["x", "z"], ["x", "z", "x missing"])
+    train = frame[frame["person"].isin(filled.groups("train").values())]
+    assert np.isclose(filled.scaling.x_mean[0], train["x"].astype(float).mean())
+    assert filled._prepared.x[[3, 5], 0].abs().max() < 1e-6, "the mean of the training groups"
+    flags = flagged._prepared.x[:, 2]
+    assert set(torch.nonzero(flags == flags.max()).flatten().tolist()) == {3, 5}
+    left = of(frame, missing="rows")
+    with pytest.warns(UserWarning, match="2 of 96 rows are left out, with missing values in 'x'"):
+        left.check()
+    assert len(left._prepared.x) == 94
+
+
+def test_text_columns_are_said_or_become_features() -> None:
+    frame = visits()
+    silent = of(frame, drop="device")
+    with pytest.warns(UserWarning, match="the columns 'town' are no numbers and are left out; name .* categories="):
+        silent.check()
+    told = of(frame, categories="town", drop="device")
+    told.check()
+    assert told.columns == ["x", "z", "town=Bonn", "town=Jena", "town=Ulm"]
+    raw = told.inputs(frame)
+    assert [told.columns[2 + place].removeprefix("town=") for place in raw[:, 2:].argmax(1)] == frame["town"].tolist()
+    new = frame.head(2).assign(town="Rome")
+    assert not told.inputs(new)[:, 2:].any(), "a value that no training group has"
+    assert told.episode("test", Key((0,))).support.x.shape == (3, 5)
+    with pytest.raises(
+        BadInput, match=r"'x', which has \d\d values in the training groups; up to 50 .*statistics=\('x'"
+    ):
+        of(visits(groups=16), categories="x").check()
+
+
+def test_groups_that_are_too_small_are_counted() -> None:
+    frame = visits()
+    frame = frame[(frame["person"] < 8) | (np.arange(96) % 8 < 2)]
+    with pytest.warns(
+        UserWarning, match="4 of 12 groups of 'person' are left out: they do not have more than support=3"
+    ):
+        of(frame).check()
+
+
+def test_truth_values_are_classes() -> None:
+    frame = visits().assign(y=lambda table: table["y"] > 0)
+    grouped = of(frame, support=6)
+    episode = grouped.episode("train", Key((0,)))
+    assert episode.support.y.dtype == torch.int64
+    assert grouped.scaling.y_std == 1.0
+    assert set(grouped._prepared.y.tolist()) == {0, 1}
+
+
+def test_two_whole_numbers_as_a_regression_are_said() -> None:
+    frame = visits().assign(y=lambda table: (table["y"] > 0).astype(int))
+    with pytest.warns(UserWarning, match=r"y='y' has two values and is taken for a regression; classes=\(0, 1\)"):
+        of(frame).check()
+
+
+def test_several_columns_name_a_group() -> None:
+    frame = visits()
+    frame["site"] = np.where(np.arange(96) % 8 < 4, "a", "b")
+    grouped = of(frame, task=("person", "site"), folds=4)
+    grouped.check()
+    names = [name for split in SPLITS for name in grouped.groups(split).values()]
+    assert len(names) == len(set(names)) == 24
+    assert (0, "a") in names
+
+
+@pytest.mark.parametrize("choose", ["first", "random"])
+def test_a_balanced_support_has_as_many_of_each_class(choose: str) -> None:
+    frame = visits(each=10).assign(y=np.tile([0, 0, 0, 0, 0, 0, 0, 1, 1, 1], 12))
+    frame.loc[frame["person"] == 3, "y"] = 0
+    unbalanced = of(frame, classes=(0, 1), support=4, choose=choose)
+    with pytest.warns(UserWarning, match=r"in 12 of 12 groups the 4 first rows.* of one class.*; balanced=True"):
+        unbalanced.check()
+    grouped = of(frame, classes=(0, 1), support=4, choose=choose, balanced=True)
+    with pytest.warns(UserWarning, match=r"1 of 12 groups .*more than support=4 rows, 2 or more of each class"):
+        grouped.check()
+    for i in range(20):
+        episode = grouped.episode("train", Key((i,)))
+        assert torch.bincount(episode.support.y).tolist() == [2, 2]
+        assert torch.bincount(episode.query.y[episode.query.mask]).tolist() == [5, 1]
+
+
+def test_statistics_of_an_item_come_from_other_training_groups() -> None:
+    frame = visits()
+    grouped = of(frame, statistics="device", drop="town", features="x")
+    assert grouped.columns == ["x", "device: mean of y", "device: log rows"]
+    training = frame["person"].isin(grouped.groups("train").values())
+    mean = frame["y"][training].mean()
+    prepared, scaling = grouped._prepared, grouped.scaling
+    raw = prepared.x.double().numpy() * np.array(scaling.x_std) + np.array(scaling.x_mean)
+    for row in (0, 17, 50, 95):
+        others = training & (frame["device"] == frame["device"][row]) & (frame["person"] != frame["person"][row])
+        y = frame["y"][others]
+        assert raw[row, 1] == pytest.approx((y.sum() + 5 * mean) / (len(y) + 5), abs=1e-4)
+        assert raw[row, 2] == pytest.approx(np.log1p(len(y)), abs=1e-4)
+    unseen = frame.head(1).assign(device=99)
+    assert grouped.inputs(unseen)[0, 1:] == pytest.approx([mean, 0.0])
+
+
+def test_one_test_group_is_said() -> None:
+    frame = visits(groups=3)
+    with pytest.warns(UserWarning, match="valid and test have one group, which gives no interval; give fewer folds"):
+        of(frame, folds=3).check()

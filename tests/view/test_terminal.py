@@ -196,3 +196,20 @@ def test_the_end_compares_with_what_is_simpler() -> None:
     assert "1 step 91.4 ± 1.0 % 0.75 60.0 %" in lines
     assert "majority 93.3 % 0.5 50.0 %" in lines
     assert lines[-1].startswith("the majority of the support is better than what was learned")
+
+
+def test_without_an_interval_none_is_promised() -> None:
+    """As with one test group."""
+    console = seen(False, 300)
+    metrics = {"test/mae@0": 1.5, "test/mae_ci95@0": None, "test/ridge_mae": 2.0, "test/ridge_mae_ci95": None}
+    document = {
+        "study": "one",
+        "status": "completed",
+        "seconds": 2.0,
+        "trials": {"completed": 1},
+        "episodes_per_second": 0.0,
+        "best": None,
+        "metrics": metrics,
+    }
+    console.print(terminal.results(document))
+    assert "±" not in text(console)

@@ -195,9 +195,10 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
         if not new_code:
             sources.check_unchanged(document["source"], source.texts, Path(document["file"]).parent)
     study = changed(study, document["changes"])
-    if not new_code and json.loads(json.dumps(study.config())) != document["settings"]["config"]:
-        now, then = study.config(), document["settings"]["config"]
-        paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path))
+    now, then = json.loads(json.dumps(study.config())), document["settings"]["config"]
+    # A path that the record does not have, and that says nothing, is a field that came with a later version.
+    paths = sorted(path for path in {*now, *then} if now.get(path) != then.get(path) and (path in then or now[path]))
+    if not new_code and paths:
         raise StudyChanged(f"the study is not the one that the run began with: {', '.join(paths)} differ")
     other = data.difference(document.get("data", {}), study)
     if other is not None:

@@ -50,8 +50,10 @@ def verdict(metrics: Mapping[str, Any]) -> str | None:
         name, value, width = max(known, key=lambda entry: better * entry[1])
         if better * (value - ours) <= TELLING * abs(ours):
             return None
-        apart = abs(value - ours) > math.hypot(half, width)
-        sure = "" if apart else " (it may be chance: the intervals are wider)"
+        apart = math.hypot(half, width)
+        sure = "" if abs(value - ours) > apart else " (it may be chance: the intervals are wider)"
+        if not math.isfinite(apart):
+            sure = " (without an interval this may be chance)"
         return f"{CALLED[name]} is better than what was learned: {_gap(kind, value, ours)}{sure}; {ADVICE[name]}"
     return None
 

@@ -7,7 +7,6 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
-from bilevel.errors import BadInput, MissingData
-from bilevel.tasks.data import VARIABLE, find
+from bilevel.errors import BadInput
+from bilevel.tasks import table as tables
 from bilevel.tasks.fewshot import Ints, check_counts
+from bilevel.tasks.table import Features, Floats, Roles, listed, several
 
 BOUND = 5.0
 """Standard deviations within which a feature is as it is; normal ones are never beyond."""
@@ -34,7 +34,8 @@ class Grouped:
     `table` is a DataFrame or a CSV file, looked for as named and then below BILEVEL_DATA. The groups are shuffled by
     `seed` and cut into `folds` parts: part `fold` is the test split, the next the valid split, the others train.
     Features and regression labels are standardised by the training groups alone (`scaling`). Groups with `support`
-    rows or fewer are left out. `cluster` says which group an episode is about, so that intervals are taken over groups.
+    rows or fewer are left out, which is said. `cluster` says which group an episode is about, so that intervals are
+    taken over groups.
 
     Shapes: `x` [support, features] float32; `y` [support, 1] float32 for regression or [support] int64 for classes. The
     query has as many rows for all groups: `queries` of a group's other rows at random, or, with None, all of them;
@@ -43,22 +44,34 @@ class Grouped:
 
     table: str | pd.DataFrame
     _: KW_ONLY
-    task: str
-    """The column that names the group."""
+    task: str | Sequence[str]
+    """The column that names the group, or several that do so together."""
     y: str
     """The column to predict."""
     classes: Sequence[Any] | None = None
-    """The values of `y` in the order of their labels, for classification; None: regression."""
+    """The values of `y` in the order of their labels, for classification; None: regression, of truth values (False,
+    True)."""
     features: str | Sequence[str] | None = None
     """The columns to predict from; None: all numeric ones but `task`, `y` and those in `drop`."""
     drop: str | Sequence[str] = ()
     """Columns that are no features, because they would give the answer away or mean nothing."""
+    categories: str | Sequence[str] = ()
+    """Columns of text or numbers of which each value becomes a feature, 1 where a row has it."""
+    statistics: str | Sequence[str] = ()
+    """Columns that name an item, such as a film that users rate: the mean of `y` over its rows in training groups (of
+    classes: the share of each) and the logarithm of their number become features. A training group's rows do not count
+    for itself."""
+    missing: Literal["fill", "flag", "rows"] | None = None
+    """Where a feature has no value: "fill" in its mean, "flag" it in a column of its own as well, or leave out the
+    "rows"; None: refuse."""
     support: int = 5
     """Rows of a group to learn from."""
     queries: int | None = None
     """Rows of a group to be judged on; None: all but the support."""
     choose: Literal["first", "random"] = "first"
     """Which rows are the support: a group's first, as when a patient is new, or others in each episode."""
+    balanced: bool = False
+    """As many rows of each class in a support (`support` is a multiple of the classes)."""
     order: str | None = None
     """The column that says which row is first; None: as they stand in the table."""
     folds: int = 5
@@ -71,6 +84,15 @@ class Grouped:
         """From the user's units to those of the episodes, fitted to the training groups."""
         return self._prepared.scaling
 
+    @property
+    def columns(self) -> list[str]:
+        """What each feature is, in order."""
+        return self._prepared.features.names
+
+    def inputs(self, frame: pd.DataFrame) -> Floats:
+        """Rows of a new group [rows, features] in the user's units, as `load(...).adapt` takes them."""
+        return self._prepared.features.matrix(frame)
+
     def check(self) -> None:
         """Raises BadInput for impossible counts or unusable columns, MissingData where there is no such file."""
         check_counts(self, support=self.support, folds=self.folds)
@@ -82,6 +104,8 @@ class Grouped:
             raise BadInput(f"Grouped: fold={self.fold!r}, but the folds are 0 to {self.folds - 1}; give one of them")
         if self.choose not in ("first", "random"):
             raise BadInput(f"Grouped: choose={self.choose!r}; give 'first' or 'random'")
+        if self.missing not in (None, "fill", "flag", "rows"):
+            raise BadInput(f"Grouped: missing={self.missing!r}; give 'fill', 'flag' or 'rows', or leave it out")
         for note in self._prepared.notes:
             warnings.warn(f"Grouped: {note}", stacklevel=2)
 
@@ -102,7 +126,8 @@ class Grouped:
         data = self._prepared
         rng, group = self._draw(split, key)
         rows = data.rows[group]
-        first = rng.permutation(len(rows))[: self.support] if self.choose == "random" else np.arange(self.support)
+        first = rng.permutation(len(rows)) if self.choose == "random" else np.arange(len(rows))
+        first = self._evenly(first, data.y[rows]) if self.balanced else first[: self.support]
         rest = np.delete(rows, first)
         if self.queries is not None and self.queries < len(rest):
             rest = np.sort(rng.choice(rest, self.queries, replace=False))
@@ -113,6 +138,13 @@ class Grouped:
         # What only pads is 0, the mean of a feature, and never another row's value.
         x, y = data.x[query] * mask[:, None], data.y[query] * mask.view(-1, *[1] * (data.y.dim() - 1))
         return Episode(Batch(data.x[support], data.y[support]), Batch(x, y, mask))
+
+    def _evenly(self, places: Ints, y: Tensor) -> Ints:
+        """The first of `places` of each class, as many of each: [support]."""
+        labels = y.numpy()[places]
+        count = len(self._prepared.classes)
+        taken = [np.flatnonzero(labels == place)[: self.support // count] for place in range(count)]
+        return places[np.sort(np.concatenate(taken))]
 
     def _draw(self, split: Split, key: Key) -> tuple[np.random.Generator, int]:
         rng, groups = key.child(split).numpy(), self._prepared.splits[split]
@@ -138,125 +170,135 @@ class _Prepared:
     splits: dict[Split, Ints]
     scaling: Scaling
     longest: int
+    classes: tuple[Any, ...]
+    """Values of `y` in the order of their labels; none for a regression."""
+    features: Features
     notes: tuple[str, ...]
     """What the user should know of her table before she believes a result."""
     digest: str
 
 
 def _prepare(spec: Grouped) -> _Prepared:
-    frame = _frame(spec.table)
-    features = _features(spec, frame)
-    for column in [*features, spec.task, *([spec.order] if spec.order else [])]:
-        _check_complete(frame, column)
-    y = _answers(spec, frame)
-    names, rows = _rows(spec, frame)
+    frame = tables.frame_of(spec.table)
+    role = _roles(spec, frame)
+    frame, left_out = _complete(spec, frame, role)
+    classes = _classes(spec, frame)
+    y = _answers(spec, frame, classes)
+    names, rows, small = _rows(spec, frame, y, classes)
     parts = _folds(spec, len(names))
     train = np.concatenate([rows[group] for group in parts["train"]])
-    x = frame[features].to_numpy(np.float64, copy=True)
-    scaling = _scaling(x[train], y[train] if spec.classes is None else None)
-    answers = torch.from_numpy(y) if spec.classes is not None else scaling.encode_y(torch.from_numpy(y)[:, None])
-    encoded = scaling.encode_x(torch.from_numpy(x))
-    notes = _wide(features, x, scaling)
+    groups = np.full(len(frame), -1, dtype=np.int64)
+    for number, group in enumerate(rows):
+        groups[group] = number
+    outcomes = y[:, None] if not classes else np.eye(len(classes))[y]
+    among = np.isin(np.arange(len(frame)), train)
+    features, x = tables.fitted(frame, role, outcomes, groups, among, flag=spec.missing == "flag")
+    scaling = _scaling(x[train], None if classes else y[train])
+    answers = torch.from_numpy(y) if classes else scaling.encode_y(torch.from_numpy(y)[:, None])
+    notes = (*left_out, *small, *_notes(spec, role, rows, parts, y, classes), *_wide(features.names, x, scaling))
+    encoded, longest = scaling.encode_x(torch.from_numpy(x)), max(map(len, rows))
     digest = _digest(x, y, rows, names, parts)
-    return _Prepared(encoded, answers, rows, names, parts, scaling, max(map(len, rows)), notes, digest)
+    return _Prepared(encoded, answers, rows, names, parts, scaling, longest, classes, features, notes, digest)
 
 
-def _frame(table: str | pd.DataFrame) -> pd.DataFrame:
-    if isinstance(table, pd.DataFrame):
-        return table
-    file = find(table)
-    if file is None or not file.is_file():
-        raise MissingData(
-            f"Grouped: there is no table {table}, neither as named nor below the folder that {VARIABLE} names; "
-            f"give the CSV file's path with --set tasks.table=FILE, or set {VARIABLE}"
-        )
-    return _read(file.resolve(), file.stat().st_mtime_ns)
+def _roles(spec: Grouped, frame: pd.DataFrame) -> Roles:
+    return tables.roles(
+        frame,
+        task=several(spec.task),
+        y=spec.y,
+        order=spec.order,
+        features=None if spec.features is None else several(spec.features),
+        drop=several(spec.drop),
+        categories=several(spec.categories),
+        statistics=several(spec.statistics),
+    )
 
 
-@functools.lru_cache(maxsize=4)
-def _read(file: Path, changed: int) -> pd.DataFrame:  # noqa: ARG001  `changed` is there to tell versions of a file apart
-    try:
-        return pd.read_csv(file)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise BadInput(
-            f"Grouped: {file} cannot be read as CSV ({str(error).strip()}); give one with a header"
-        ) from error
+def _complete(spec: Grouped, frame: pd.DataFrame, role: Roles) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The table without missing values where they may not be, and a note on the rows that this cost."""
+    needed = [*role.task, *([spec.order] if spec.order else []), spec.y, *role.statistics]
+    optional = [column for column in role.numbers if column not in needed]
+    filled = spec.missing in ("fill", "flag")
+    found = tables.missing(frame, [*optional, *needed] if not filled else needed)
+    if not found:
+        return frame, ()
+    if spec.missing != "rows":
+        tables.complain(found, needed)
+    bad = np.logical_or.reduce(list(found.values()))
+    if bad.all():
+        raise BadInput(f"Grouped: every row has a missing value, in {listed(list(found))}; use missing='fill'")
+    note = f"{int(bad.sum())} of {len(frame)} rows are left out, with missing values in {listed(list(found))}"
+    return frame[~bad].reset_index(drop=True), (note,)
 
 
-def _features(spec: Grouped, frame: pd.DataFrame) -> list[str]:
-    """The columns to predict from."""
-    features, drop = _several(spec.features or ()), _several(spec.drop)
-    order = [] if spec.order is None else [spec.order]
-    named = {"task": [spec.task], "y": [spec.y], "order": order, "drop": drop, "features": features}
-    for role, columns in named.items():
-        for column in columns:
-            if column not in frame.columns:
-                there = ", ".join(map(str, frame.columns))
-                raise BadInput(f"Grouped: {role} names the column {column!r}, which is not there; there are: {there}")
-    if spec.features is None:
-        taken = {spec.task, spec.y, *drop}
-        found = [name for name in frame.columns if name not in taken and pd.api.types.is_numeric_dtype(frame[name])]
-        if not found:
-            raise BadInput("Grouped: no numeric column is left to predict from; name some in features")
-        return found
-    for column in features:
-        if column in (spec.task, spec.y):
-            raise BadInput(f"Grouped: features name {column!r}, which is the group or the answer; leave it out")
-        if not pd.api.types.is_numeric_dtype(frame[column]):
-            raise BadInput(
-                f"Grouped: column {column!r} is not numeric ({frame[column].iloc[0]!r}, …); "
-                "turn it into numbers (pandas.get_dummies) or leave it out of features"
-            )
-    return features
+def _classes(spec: Grouped, frame: pd.DataFrame) -> tuple[Any, ...]:
+    """The values of `y` in the order of their labels; none for a regression."""
+    values = frame[spec.y]
+    if spec.classes is None:
+        return (False, True) if pd.api.types.is_bool_dtype(values) else ()
+    if isinstance(spec.classes, str):
+        some = tuple(sorted(values.unique().tolist(), key=str))[:5]
+        raise BadInput(f"Grouped: classes={spec.classes!r} is one text; name the values of {spec.y!r}: classes={some}")
+    classes = tuple(spec.classes)
+    if not classes or len(set(classes)) < len(classes):
+        raise BadInput(f"Grouped: classes={classes} are not different values of {spec.y!r}; name each of them once")
+    return classes
 
 
-def _several(columns: str | Sequence[str]) -> list[str]:
-    return [columns] if isinstance(columns, str) else list(columns)
-
-
-def _check_complete(frame: pd.DataFrame, column: str) -> None:
-    values = frame[column]
-    missing = int(values.isna().sum())
-    if not missing and pd.api.types.is_float_dtype(values):
-        missing = int((~np.isfinite(values.to_numpy(np.float64))).sum())
-    if missing:
-        raise BadInput(
-            f"Grouped: column {column!r} has {missing} missing or infinite values of {len(values)}; "
-            f"fill them, leave out those rows, or leave out the column with drop=({column!r},)"
-        )
-
-
-def _answers(spec: Grouped, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+def _answers(spec: Grouped, frame: pd.DataFrame, classes: tuple[Any, ...]) -> np.ndarray[Any, Any]:
     """Column `y` as it is, float64, or as the places of its values in `classes`, int64: [rows]."""
     values = frame[spec.y]
-    _check_complete(frame, spec.y)
-    if spec.classes is None:
+    if not classes:
         if not pd.api.types.is_numeric_dtype(values):
-            some = tuple(sorted(map(str, values.unique())))[:5]
+            some = tuple(sorted(values.unique().tolist(), key=str))[:5]
             raise BadInput(f"Grouped: y={spec.y!r} holds no numbers; for classification name them: classes={some}")
-        return values.to_numpy(np.float64, copy=True)  # pandas lends arrays that cannot be written
-    places = {label: place for place, label in enumerate(spec.classes)}
-    unknown = [label for label in values.unique() if label not in places]
+        return tables.numbers(values)
+    places = {label: place for place, label in enumerate(classes)}
+    unknown = [label for label in values.unique().tolist() if label not in places]
     if unknown:
-        raise BadInput(
-            f"Grouped: y={spec.y!r} holds {unknown[0]!r}, not one of classes={tuple(spec.classes)}; name all"
-        )
-    return np.array([places[label] for label in values], dtype=np.int64)
+        raise BadInput(f"Grouped: y={spec.y!r} holds {unknown[0]!r}, not one of classes={classes}; name all")
+    return np.array([places[label] for label in values.tolist()], dtype=np.int64)
 
 
-def _rows(spec: Grouped, frame: pd.DataFrame) -> tuple[tuple[Any, ...], tuple[Ints, ...]]:
-    """The groups with more than `support` rows, by name, and their rows in order."""
+def _rows(
+    spec: Grouped, frame: pd.DataFrame, y: np.ndarray[Any, Any], classes: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], tuple[Ints, ...], tuple[str, ...]]:
+    """The groups that support and query can be drawn from, by name, their rows in order, and a note on the others."""
     ordered = np.arange(len(frame)) if spec.order is None else frame[spec.order].argsort(kind="stable").to_numpy()
+    columns = [frame[column].to_numpy()[ordered].tolist() for column in several(spec.task)]
+    called = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
     found: dict[Any, list[int]] = {}
-    for row, name in zip(ordered.tolist(), frame[spec.task].to_numpy()[ordered].tolist(), strict=True):
+    for row, name in zip(ordered.tolist(), called, strict=True):
         found.setdefault(name, []).append(row)
-    names = tuple(name for name in sorted(found, key=str) if len(found[name]) > spec.support)
+    wanted = f"more than support={spec.support} rows"
+    enough = {name: len(rows) > spec.support for name, rows in found.items()}
+    if spec.balanced:
+        each = _each(spec, classes)
+        wanted += f", {each} or more of each class"
+        for name, rows in found.items():
+            enough[name] &= bool(np.bincount(y[rows], minlength=len(classes)).min() >= each)
+    names = tuple(name for name in sorted(found, key=str) if enough[name])
+    task = several(spec.task)[0] if isinstance(spec.task, str) else tuple(spec.task)
     if len(names) < spec.folds:
         raise BadInput(
-            f"Grouped: {len(names)} of {len(found)} groups of {spec.task!r} have more than support={spec.support} "
-            f"rows, fewer than folds={spec.folds}; lower support or folds"
+            f"Grouped: {len(names)} of {len(found)} groups of {task!r} have {wanted}, "
+            f"fewer than folds={spec.folds}; lower support or folds"
         )
-    return names, tuple(np.array(found[name], dtype=np.int64) for name in names)
+    rest = len(found) - len(names)
+    note = f"{rest} of {len(found)} groups of {task!r} are left out: they do not have {wanted}"
+    return names, tuple(np.array(found[name], dtype=np.int64) for name in names), (note,) if rest else ()
+
+
+def _each(spec: Grouped, classes: tuple[Any, ...]) -> int:
+    """Rows of each class in a balanced support."""
+    if not classes:
+        raise BadInput(f"Grouped: balanced=True is for classes, and y={spec.y!r} is a regression; name its classes")
+    if spec.support % len(classes):
+        raise BadInput(
+            f"Grouped: support={spec.support} cannot be balanced over {len(classes)} classes; give a multiple of "
+            f"{len(classes)}"
+        )
+    return spec.support // len(classes)
 
 
 def _folds(spec: Grouped, groups: int) -> dict[Split, Ints]:
@@ -295,6 +337,37 @@ def _wide(features: Sequence[str], x: np.ndarray[Any, Any], scaling: Scaling) ->
         f"beyond {BOUND:g} only the logarithm of the distance counts; leave such a column out with drop= if it says "
         "nothing of a new group",
     )
+
+
+def _notes(
+    spec: Grouped,
+    role: Roles,
+    rows: Sequence[Ints],
+    parts: Mapping[Split, Ints],
+    y: np.ndarray[Any, Any],
+    classes: tuple[Any, ...],
+) -> list[str]:
+    """What is right as far as one can see, and may not be what was meant."""
+    found: list[str] = []
+    if role.left_out:
+        found.append(
+            f"the columns {listed(role.left_out)} are no numbers and are left out; name those that matter in "
+            "categories=, the others in drop="
+        )
+    if not classes and len(values := np.unique(y)) == 2:
+        pair = tuple(int(v) if v == int(v) else v for v in values.tolist())
+        found.append(f"y={spec.y!r} has two values and is taken for a regression; classes={pair} makes it classes")
+    alone = sum(len(np.unique(y[group[: spec.support]])) < 2 for group in rows) if classes else 0
+    if alone and not spec.balanced:
+        which = "first rows" if spec.choose == "first" else "first rows, and so many a random support,"
+        found.append(
+            f"in {alone} of {len(rows)} groups the {spec.support} {which} are of one class, from which no other can be "
+            f"learned; balanced=True takes as many of each, of a support that is a multiple of {len(classes)}"
+        )
+    ones = [split for split, groups in parts.items() if split != "train" and len(groups) == 1]
+    if ones:
+        found.append(f"{' and '.join(ones)} have one group, which gives no interval; give fewer folds, or more groups")
+    return found
 
 
 def _digest(

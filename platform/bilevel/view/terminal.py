@@ -294,8 +294,9 @@ def _adaptation(metrics: Mapping[str, Any], prefix: str, title: str) -> Table:
     kinds = [kind for kind in kinds if not kind.endswith("_ci95") and not _same_as_accuracy(metrics, prefix, kind)]
     steps = sorted({int(name.rpartition("@")[2]) for name in metrics if name.startswith(prefix + "/") and "@" in name})
     table.add_column("after")
+    widths = any(value is not None for name, value in metrics.items() if name.startswith(prefix) and "_ci95" in name)
     for kind in kinds:
-        table.add_column(plain(f"{kind.replace('_', ' ')} (± 95 %)"), justify="right")
+        table.add_column(plain(kind.replace("_", " ") + (" (± 95 %)" if widths else "")), justify="right")
     for step in steps:
         cells = [_value(kind, metrics, f"{prefix}/{kind}@{step}", f"{prefix}/{kind}_ci95@{step}") for kind in kinds]
         name = {0: "no adaptation", 1: "1 step"}.get(step, f"{step} steps")
