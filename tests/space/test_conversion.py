@@ -339,3 +339,11 @@ def test_a_class_inside_a_function_cannot_be_written() -> None:
 def test_text_that_is_no_space_is_refused_and_nothing_is_called(text: str, match: str) -> None:
     with pytest.raises(BadInput, match=match):
         from_json(text)
+
+
+def test_far_grids_are_the_same_in_optuna() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    dimension = Uniform(1e15, 1e15 + 10, step=0.5)
+    asked = [study.ask({"x": distribution(dimension)}).params["x"] for _ in range(40)]
+    assert all(dimension.contains(inward(dimension, value)) for value in asked)
+    assert len(set(asked)) > 10

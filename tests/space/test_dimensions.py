@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -355,3 +356,85 @@ def test_a_dimension_knows_what_is_none_of_its_values(dimension: Any, value: Any
 def test_learned_is_an_option_called_by_its_start() -> None:
     choice = OneOf(0.1, Learned(0.1, by=SGD()))
     assert choice.labels == (0.1, "Learned(0.1)")
+
+
+# -- numbers that are large beside their step, or near the limits of floats --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dimension", "values"),
+    [
+        (Uniform(1e15, 1e15 + 10, step=0.5), [1e15 + k / 2 for k in range(21)]),
+        (Uniform(-1e15, -1e15 + 3, step=0.25), [-1e15 + k / 4 for k in range(13)]),
+        (Uniform(1e16, 1e16 + 10, step=2.0), [1e16 + 2 * k for k in range(6)]),
+        (Uniform(0.1, 0.1 + 1e-10, step=1e-11), [float(f"0.1000000000{k}") for k in range(10)] + [0.1000000001]),
+        (Uniform(1.0, 1.0 + 1e-13, step=1e-14), [float(f"1.0000000000000{k}") for k in range(10)] + [1.0000000000001]),
+        (Uniform(1e-320, 5e-320, step=1e-320), [k * 1e-320 for k in range(1, 6)]),
+        (Log(1e15, 1e15 + 10, step=0.5), [1e15 + k / 2 for k in range(21)]),
+        (Log(5e-324, 4e-323, step=5e-324), [k * 5e-324 for k in range(1, 9)]),
+        (Int(10**17, 10**17 + 10, step=5), [10**17, 10**17 + 5, 10**17 + 10]),
+        (LogInt(10**17, 10**17 + 10), [10**17 + k for k in range(11)]),
+        (LogInt(2**53 - 2, 2**53 + 2), [2**53 + k for k in range(-2, 3)]),
+    ],
+    ids=repr,
+)
+def test_each_value_of_a_far_grid_is_there_once(dimension: Any, values: list[Any]) -> None:
+    found = [dimension.decode(place) for place in CENTERS]
+    assert sorted(set(found)) == values
+    assert dimension.size == len(values)
+    for value in values:
+        assert dimension.contains(value)
+        assert dimension.decode(dimension.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        Uniform(-8e307, 8e307),
+        Uniform(0.0, 5e-323),
+        Log(5e-324, sys.float_info.max),
+        Log(1.0, sys.float_info.max),
+        Log(1e16, 1e16 + 4),
+        LogInt(1, 10**300),
+        LogInt(1, int(sys.float_info.max)),
+        Int(-(10**300), 10**300),
+        Normal(0.0, 1e300),
+        Normal(1e15, 2.0, step=0.5),
+        LogNormal(0.0, 80.0),
+    ],
+    ids=repr,
+)
+def test_places_and_values_go_together_up_to_the_limits(dimension: Any) -> None:
+    before = -math.inf
+    for place in (0.0, 1e-9, *(k / 97 for k in range(1, 97)), 1 - 1e-9, 1.0):
+        value = dimension.decode(place)
+        assert before <= value
+        assert dimension.contains(value)
+        assert math.isfinite(value)
+        assert 0.0 <= dimension.encode(value) <= 1.0
+        assert dimension.decode(dimension.encode(value)) == pytest.approx(value, rel=1e-6)
+        before = value
+
+
+def test_a_normal_in_steps_has_all_steps_where_it_is_far() -> None:
+    assert len({Normal(1e15, 2.0, step=0.5).decode(place) for place in CENTERS}) > 25
+
+
+def test_decimals_are_as_they_were() -> None:
+    assert [Uniform(0.0, 1.0, step=0.1).decode((k + 0.5) / 11) for k in range(11)] == [k / 10 for k in range(11)]
+    assert Uniform(0.05, 0.95, step=0.3).decode(0.3) == 0.35
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Uniform(1e16, 1e16 + 10, step=0.5), "floats as large as .* are 2 apart; take a larger step"),
+        (lambda: Normal(0.0, 1e308), "its values are too large for floats"),
+        (lambda: Normal(0.0, 1e300, step=1e-10), "step=1e-10 is too small beside values up to"),
+        (lambda: Int(0, 10**400), "bounds are finite numbers"),
+        (lambda: LogInt(1, 10**400), "bounds are finite numbers"),
+    ],
+)
+def test_what_floats_cannot_tell_apart_is_refused(make: Any, match: str) -> None:
+    with pytest.raises(BadInput, match=match):
+        make()

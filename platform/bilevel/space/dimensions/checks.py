@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from bilevel.errors import BadInput
+from bilevel.space.dimensions.grid import resolution, steps_to
 from bilevel.space.dimensions.port import DimensionTraits
 
 _LARGEST = math.log(sys.float_info.max)
@@ -38,6 +39,12 @@ def check_range(dimension: Any, *, whole: bool = False) -> None:
     step = DimensionTraits(dimension).step
     if step is not None and not (is_number(step) and 0 < step <= (high - low or step) * (1 + 1e-9)):
         raise BadInput(f"{name}: step={step!r}; it takes a positive number up to {high - low:g}")
+    least = resolution(low, high) if step is not None and not whole else 0.0
+    if step is not None and step < least:
+        raise BadInput(
+            f"{name}: step={step!r}: floats as large as {low!r} and {high!r} are {least:g} apart; take a larger step,"
+            " or search the difference to the lower bound and add it in the objective"
+        )
     if dimension.center is not None and not dimension.contains(dimension.center):
         grid = f" in steps of {step:g}" if step not in (None, 1) else ""
         raise BadInput(f"{name}: center={dimension.center!r} is not one of its values, {low:g} to {high:g}{grid}")
@@ -55,6 +62,11 @@ def check_normal(dimension: Any) -> None:
     if dimension.log and abs(mean) + 8 * sd > _LARGEST:
         raise BadInput(f"{name}({mean!r}, {sd!r}): they are those of the logarithm; take smaller ones")
     step = DimensionTraits(dimension).step
+    widest = abs(mean) + 8 * sd
+    if not dimension.log and not math.isfinite(widest):
+        raise BadInput(f"{name}({mean!r}, {sd!r}): its values are too large for floats; take smaller ones")
+    if is_number(step) and step > 0 and not math.isfinite(widest / step):
+        raise BadInput(f"{name}: step={step!r} is too small beside values up to {widest:g}; take a larger one")
     if step is not None and not (is_number(step) and step > 0):
         raise BadInput(f"{name}: step={step!r}; it takes a positive number")
 
@@ -78,5 +90,4 @@ def on_range(dimension: Any, value: Any) -> bool:
         return False
     if dimension.step is None:
         return True
-    steps = (value - dimension.low) / dimension.step
-    return bool(abs(steps - round(steps)) < 1e-6)
+    return steps_to(dimension.low, dimension.step, value) is not None

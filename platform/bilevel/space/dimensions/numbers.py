@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 from bilevel.space.dimensions.checks import check_normal, check_range, is_number, is_whole, on_range
+from bilevel.space.dimensions.grid import count, log_place, log_value, multiple, narrow
 from bilevel.space.dimensions.port import index_of, short
 
 _STANDARD = NormalDist()
+_LARGEST = math.log(sys.float_info.max)
 _TAIL = 1e-12
 """A normal distribution has no ends; the unit interval has: beyond seven standard deviations it is cut."""
 
@@ -37,7 +40,7 @@ class Uniform:
     @property
     def size(self) -> int | None:
         """How many values there are."""
-        return None if self.step is None else _count(self.low, self.high, self.step)
+        return None if self.step is None else count(self.low, self.high, self.step)
 
     @property
     def middle(self) -> float:
@@ -48,13 +51,13 @@ class Uniform:
         """The value at a place."""
         if self.step is None:
             return _at(self, place, self.low + place * (self.high - self.low))
-        return _on_grid(self, index_of(place, _count(self.low, self.high, self.step)))
+        return _on_grid(self, index_of(place, count(self.low, self.high, self.step)))
 
     def encode(self, value: float) -> float:
         """The place of a value."""
         if self.step is None:
             return _unit((value - self.low) / (self.high - self.low)) if self.high > self.low else 0.5
-        return _unit((round((value - self.low) / self.step) + 0.5) / _count(self.low, self.high, self.step))
+        return _unit((round((value - self.low) / self.step) + 0.5) / count(self.low, self.high, self.step))
 
     def contains(self, value: Any) -> bool:
         """Whether it is a number within, and a multiple of the step."""
@@ -83,7 +86,7 @@ class Log:
     @property
     def size(self) -> int | None:
         """How many values there are."""
-        return None if self.step is None else _count(self.low, self.high, self.step)
+        return None if self.step is None else count(self.low, self.high, self.step)
 
     @property
     def middle(self) -> float:
@@ -92,19 +95,15 @@ class Log:
 
     def decode(self, place: float) -> float:
         """The value at a place."""
-        low, high = self._edges()
-        value = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
+        value = log_value(place, *self._edges())
         if self.step is None:
             return _at(self, place, value)
-        count = _count(self.low, self.high, self.step)
-        return _on_grid(self, min(max(round((value - self.low) / self.step), 0), count - 1))
+        last = count(self.low, self.high, self.step) - 1
+        return _on_grid(self, min(max(round((value - self.low) / self.step), 0), last))
 
     def encode(self, value: float) -> float:
         """The place of a value."""
-        low, high = self._edges()
-        if high <= low:
-            return 0.5
-        return _unit((math.log(value) - math.log(low)) / (math.log(high) - math.log(low)))
+        return _unit(log_place(value, *self._edges()))
 
     def contains(self, value: Any) -> bool:
         """Whether it is a number within, and on the grid of the step."""
@@ -114,7 +113,7 @@ class Log:
         """With a step, half a step more at both ends, so that the ends are as likely as their neighbours."""
         if self.step is None:
             return self.low, self.high
-        half, last = self.step / 2, _count(self.low, self.high, self.step) - 1
+        half, last = self.step / 2, count(self.low, self.high, self.step) - 1
         return (self.low - half if self.low > half else self.low), self.low + last * self.step + half
 
 
@@ -184,11 +183,15 @@ class LogInt:
 
     def decode(self, place: float) -> int:
         """The value at a place."""
+        if narrow(self.low, self.high + 1):
+            return self.low + index_of(place, self.size)
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
-        return min(max(round(math.exp(low + place * (high - low))), self.low), self.high)
+        return min(max(round(math.exp(min(low + place * (high - low), _LARGEST))), self.low), self.high)
 
     def encode(self, value: int) -> float:
         """The place of a value."""
+        if narrow(self.low, self.high + 1):
+            return _unit((value - self.low + 0.5) / self.size)
         low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
         return _unit((math.log(value) - low) / (high - low))
 
@@ -221,7 +224,7 @@ class Normal:
     def decode(self, place: float) -> float:
         """The value at a place."""
         value = self.mean + self.sd * _STANDARD.inv_cdf(min(max(place, _TAIL), 1 - _TAIL))
-        return value if self.step is None else _plain(round(value / self.step) * self.step)
+        return value if self.step is None else multiple(0.0, self.step, round(value / self.step))
 
     def encode(self, value: float) -> float:
         """The place of a value."""
@@ -265,18 +268,9 @@ class LogNormal:
         return is_number(value) and value > 0
 
 
-def _count(low: float, high: float, step: float) -> int:
-    return int((high - low) / step + 1e-9) + 1
-
-
 def _on_grid(dimension: Any, index: int) -> float:
-    value = _plain(dimension.low + index * dimension.step) if index else dimension.low
+    value = multiple(dimension.low, dimension.step, index) if index else dimension.low
     return _between(dimension.low, dimension.high, value)
-
-
-def _plain(value: float) -> float:
-    """Without the last digits that adding steps brings: 0.30000000000000004 is 0.3."""
-    return float(f"{value:.15g}")
 
 
 def _at(dimension: Any, place: float, value: float) -> float:
