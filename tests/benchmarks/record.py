@@ -21,8 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import journals
+from bilevel.record import status_file
 from bilevel.record.journal import read
-from bilevel.record.tracking import STATUS_FILE, Tracker
+from bilevel.record.tracking import Tracker
 
 
 def ours(trials: int, store: Path) -> tuple[float, float, float]:
@@ -41,7 +42,7 @@ def ours(trials: int, store: Path) -> tuple[float, float, float]:
             try:
                 status = Path(f"/proc/{process.pid}/status").read_text()
                 peak = max(peak, int(status.partition("VmHWM:")[2].split()[0]) / 1024)
-                said = json.loads((folder / STATUS_FILE).read_text())
+                said = json.loads((folder / status_file.NAME).read_text())
                 if said.get("study") and not first:
                     first.append(time.monotonic())
             except (OSError, ValueError, IndexError):

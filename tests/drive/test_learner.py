@@ -12,10 +12,14 @@ import torch
 from torch import nn
 
 from bilevel import Adam, Int, Learned, OneOf, Random, Space, Study, load
-from bilevel.drive.learner import Learner, predictions, read_samples
+from bilevel.drive import results
+from bilevel.drive.learner import Learner, predictions
+from bilevel.drive.samples import read_samples
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
-from bilevel.errors import BadInput
+from bilevel.errors import BadInput, RecordDamaged
 from bilevel.inner import GradientDescent
+from bilevel.record.folder import RunFolder
+from bilevel.study import history as histories
 from bilevel.tasks import Sinusoid
 from support.tiny import finished, maml, walking
 
@@ -213,7 +217,7 @@ def test_queries_need_no_labels_and_ignore_those_named_y(tmp_path: Path) -> None
         ("gone.csv", None, "no such file"),
         ("s.txt", "1,2", "give an .npz with x and y, or a .csv"),
         ("s.csv", "a,b,y\n", "no rows"),
-        ("s.csv", "a,b,y\n1,x,0\n", "could not convert string to float"),
+        ("s.csv", "a,b,y\n1,x,0\n", "row 2: 'x' is no number"),
         ("s.csv", "1,2,0\n1,0\n", "s.csv"),
         ("s.npz", "noise", "s.npz"),
     ],
@@ -249,3 +253,57 @@ def test_predictions_are_numbers_in_the_users_units(numbers: Learner) -> None:
     header, *rows = predictions(module, np.array([[0.5], [1.5]]), numbers)
     assert header == ["y"]
     assert rows == module(torch.tensor([[0.5], [1.5]])).tolist()
+
+
+@pytest.mark.parametrize(
+    ("x", "match"),
+    [
+        (np.zeros((2, 5)), r"query: a sample is \[5\]; the model takes \[4\]"),
+        (np.zeros((2, 3)), r"query: a sample is \[3\]; the model takes \[4\]"),
+        (np.float64(3), "query: x is a single float64"),
+        (np.array("text"), "query: x is a single"),
+        (np.array([["a"] * 4] * 2), r"query: x holds something else than finite numbers \(<U1\)"),
+        (np.zeros((2, 4), complex), "query: x holds something else than finite numbers"),
+        (np.array([[0.0] * 4, [0.0, np.nan, 0.0, 0.0]]), "nan in sample 1, value 1"),
+        (np.full((2, 4), np.inf), "inf in sample 0"),
+        (np.full((2, 4), 1e300), "1e.300 in sample 0"),
+        ([[0.0] * 4, [0.0] * 3], "query: x is no array"),
+    ],
+)
+def test_a_query_is_checked_as_the_support_is(classes: Learner, x: object, match: str) -> None:
+    support, y, _, _ = task()
+    module = classes.adapt(support, y)
+    with pytest.raises(BadInput, match=match):
+        predictions(module, x, classes)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=match.replace("query", "support").replace("x is a single", ".*single")):
+        classes.adapt(x, np.zeros(2, int))
+
+
+def test_predictions_that_are_not_finite_are_refused(numbers: Learner) -> None:
+    module = numbers.adapt([0.0, 1.0], [1.0, 2.0])
+    for parameter in module.parameters():
+        parameter.data.fill_(3e38)
+    with pytest.raises(BadInput, match=r"the prediction for sample 1 .* is not finite"):
+        predictions(module, np.array([[0.0], [5.0]]), numbers)
+
+
+# -- what was written --------------------------------------------------------------------------------------------------
+
+
+def test_a_bit_that_flipped_in_the_model_is_found_by_all_that_read_it(tmp_path: Path) -> None:
+    result = finished(tmp_path)
+    file = result.folder / "model" / "learned.safetensors"
+    whole = file.read_bytes()
+    folder, history = RunFolder(result.folder), histories.replay(RunFolder(result.folder).events())
+    assert results.model_faults(folder, history) == []
+    file.write_bytes(whole[:-6] + bytes([whole[-6] ^ 64]) + whole[-5:])
+    with pytest.raises(RecordDamaged, match=r"learned.safetensors: it is not what was written .*`show`"):
+        load("last", store=tmp_path, study=maml())
+    with pytest.raises(BadInput, match="it is not what was written"):
+        finished(tmp_path / "next", maml().set("rule.init.start", str(result.folder)))
+    assert "not what was written" in results.model_faults(folder, history)[0]
+    (result.folder / "model" / "MANIFEST.json").unlink()  # as of an earlier version: the journal knows what was learned
+    with pytest.raises(RecordDamaged, match="not what trial 0 learned, as the journal tells"):
+        load("last", store=tmp_path, study=maml())
+    file.write_bytes(whole)
+    assert load("last", store=tmp_path, study=maml()).outputs == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -150,3 +151,43 @@ def test_the_run_begun_last_is_the_last_however_they_are_called(tmp_path: Path) 
     made = [folders.create(tmp_path, name, {}).run_id for name in "zywxab" * 5]
     assert [folder.run_id for folder in folders.runs(tmp_path)] == made
     assert len({run_id.rpartition("-")[0].rpartition("-")[0] for run_id in made}) == len(made)
+
+
+DOCUMENT = {
+    "format": 1, "name": "walk", "file": None, "object": "study", "changes": {}, "sha256": "0", "source": {},
+    "settings": {"seed": 0, "trials": 1, "config": {}}, "execution": {"on": "inline"}, "warm": [], "track": "none",
+}  # fmt: skip
+DAMAGE = {
+    "a bit": (lambda text: text.replace("walk", "wclk"), "not what was written: its checksum is another one"),
+    "a high bit": (lambda text: text.replace("walk", "w\xe1lk"), "damaged: 'utf-8' codec"),
+    "deep nesting": (lambda text: "[" * 100_000, "damaged: maximum recursion"),
+    "no object": (lambda text: "[]", "a list, not an object"),
+    "a newer format": (lambda text: json.dumps({**DOCUMENT, "format": 2}), "format 2, this version reads 1; a newer"),
+    "a wrong value": (lambda text: json.dumps({**DOCUMENT, "changes": []}), r"changes is '\[\]', which it cannot be"),
+    "cut": (lambda text: text[:50], "damaged: "),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_of_a_document_is_named_with_what_still_works(tmp_path: Path, name: str) -> None:
+    harm, why = DAMAGE[name]
+    folder = folders.create(tmp_path, "walk", DOCUMENT)
+    assert folder.document() == DOCUMENT
+    file = folder.path / "study.json"
+    file.write_bytes(harm(file.read_text()).encode("latin-1"))
+    with pytest.raises(RecordDamaged, match=rf"study.json: .*{why}.*`show` and `report` work without it"):
+        folder.document()
+    assert folders.runs(tmp_path) == [folder]
+
+
+def test_a_key_that_is_missing_is_named(tmp_path: Path) -> None:
+    folder = folders.create(tmp_path, "walk", {"name": "walk", "settings": {"seed": 1}})
+    for look in (lambda: folder.document()["track"], lambda: folder.document()["settings"]["config"]):
+        with pytest.raises(RecordDamaged, match=r"study.json: (track|config) is missing"):
+            look()
+
+
+def test_documents_of_earlier_versions_have_no_checksum(tmp_path: Path) -> None:
+    folder = folders.create(tmp_path, "walk", {})
+    (folder.path / "study.json").write_text(json.dumps(DOCUMENT))
+    assert folder.document() == DOCUMENT

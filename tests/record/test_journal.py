@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ def test_a_journal_torn_at_any_byte_gives_the_whole_lines_before_it_and_can_be_g
     write(path, EVENTS[:4])
     whole = path.read_bytes()
     ends = [entry.end for entry in journal.read(path)]
-    for cut in range(len(whole)):
+    edges = {end + by for end in ends for by in (-2, -1, 0, 1)}
+    for cut in sorted({*range(0, len(whole), 5), *edges} & {*range(len(whole))}):
         path.write_bytes(whole[:cut])
+        path.with_suffix(".seal").unlink(missing_ok=True)  # of a driver that died before its first commit
         left = sum(end <= cut for end in ends)
         assert events(path) == EVENTS[:left], cut
         write(path, EVENTS[left:4])
@@ -186,3 +189,134 @@ def fail(fd: int, data: Any) -> int:
 def test_a_journal_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="cannot be opened for writing: No such file"):
         Journal(tmp_path / "gone" / "journal.jsonl")
+
+
+# -- damage that is no torn line ---------------------------------------------------------------------------------------
+
+
+def test_a_journal_of_zeros_is_no_empty_one(path: Path) -> None:
+    write(path, EVENTS[:4])
+    for unsealed in (False, True):
+        if unsealed:  # as with runs of earlier versions
+            path.with_suffix(".seal").unlink()
+        for zeros in (b"\0" * path.stat().st_size, b"\0" * 4096 + b"\n"):
+            path.write_bytes(zeros)
+            for look in (lambda: events(path), lambda: Journal(path)):
+                with pytest.raises(RecordDamaged, match="no entry of it can be read; it is left as it is"):
+                    look()
+            assert path.read_bytes() == zeros
+
+
+def test_a_journal_that_was_emptied_or_is_gone_is_damaged(path: Path) -> None:
+    write(path, EVENTS[:4])
+    path.write_bytes(b"")
+    with pytest.raises(RecordDamaged, match="no entry of it can be read"):
+        events(path)
+    path.unlink()
+    with pytest.raises(RecordDamaged, match="the journal is gone"):
+        events(path)
+
+
+@pytest.mark.parametrize("harm", ["a bit", "zeros", "noise behind", "no end"])
+def test_what_is_lost_at_the_end_is_said_and_kept_aside_before_the_run_goes_on(path: Path, harm: str) -> None:
+    write(path, EVENTS[:4])
+    whole = path.read_bytes()
+    start = [entry.end for entry in journal.read(path)][2]
+    assert journal.lost(path) == ""
+    broken = {
+        "a bit": whole[:-30] + bytes([whole[-30] ^ 4]) + whole[-29:],
+        "zeros": whole[:start] + b"\0" * (len(whole) - start),
+        "noise behind": whole + b"\0" * 40,
+        "no end": whole[:-1],
+    }[harm]
+    path.write_bytes(broken)
+    left = 4 if harm == "noise behind" else 3
+    assert events(path) == EVENTS[:left]
+    assert "an older state of the run" in journal.lost(path)
+    writer = Journal(path)
+    assert "kept aside as journal.jsonl.damaged-1" in writer.lost
+    writer.append(EVENTS[4])
+    writer.close()
+    assert path.with_name("journal.jsonl.damaged-1").read_bytes() == broken
+    assert events(path) == [*EVENTS[:left], EVENTS[4]]
+    assert journal.lost(path) == ""
+
+
+def test_whole_lines_that_went_missing_at_the_end_are_said(path: Path) -> None:
+    write(path, EVENTS[:5])
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    assert events(path) == EVENTS[:3]
+    assert "shorter than it was (3 of at least 5 entries)" in journal.lost(path)
+    assert "shorter than it was" in Journal(path).lost
+
+
+def test_lines_whose_checksums_are_right_but_that_are_others_are_damage(path: Path) -> None:
+    write(path, EVENTS[:3])
+    *lines, last = path.read_bytes().splitlines(keepends=True)
+    said = json.loads(last)
+    del said["crc"]
+    said["config"]["rule.lr"] = 0.5
+    path.write_bytes(b"".join([*lines, line(said)]))
+    with pytest.raises(RecordDamaged, match="its first 3 entries are not those written"):
+        events(path)
+
+
+def test_a_line_that_was_torn_by_a_kill_is_nothing_to_speak_of(path: Path) -> None:
+    writer = Journal(path)
+    for event in EVENTS[:3]:
+        writer.append(event)
+    writer.commit()
+    with path.open("ab") as file:
+        file.write(b'{"n":3,"t":17')
+    assert journal.lost(path) == ""
+    assert events(path) == EVENTS[:3]
+
+
+def line(said: dict[str, Any]) -> bytes:
+    text = json.dumps(said, separators=(",", ":"), ensure_ascii=True)
+    return f'{text[:-1]},"crc":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+ODD = {
+    "an event of a newer version": (
+        {"event": "merged", "trial": 0},
+        "event 'merged' is not known here; a newer bilevel",
+    ),
+    "a field of a newer version": (
+        {"event": "kept", "trial": 0, "step": 1, "manifest": "m", "by": 1},
+        "has 'by'.* newer",
+    ),
+    "a field less": ({"event": "kept", "trial": 0, "step": 1}, "kept lacks manifest"),
+    "text for a number": ({"event": "reported", "trial": 0, "step": "2", "metrics": {}}, "reported: step is '2'"),
+    "a number too large": ({"event": "reported", "trial": 0, "step": 1, "metrics": {"a": 10**400}}, "metrics is"),
+    "a trial that was never asked": ({"event": "kept", "trial": 3, "step": 1, "manifest": "m"}, "never asked"),
+    "another end": (
+        {"event": "ended", "trial": 0, "state": "lost", "step": 1, "objective": 1.0},
+        "ended 'lost'; it ends completed, stopped, failed",
+    ),
+    "no name": ({"event": ["kept"]}, "is not known here"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_line_whose_checksum_is_right_but_whose_event_is_odd_is_named(path: Path, name: str) -> None:
+    said, why = ODD[name]
+    writer = Journal(path)
+    for event in EVENTS[:3]:
+        writer.append(event)
+    writer.commit()
+    with path.open("ab") as file:
+        file.write(line({"n": 3, "t": 1.0, **said}))
+    with pytest.raises(RecordDamaged, match=f"journal.jsonl: entry 3: .*{why}.*`adapt` works without it"):
+        list(journal.events(path))
+
+
+def test_a_line_that_is_deeper_than_any_of_ours_is_damage(path: Path) -> None:
+    write(path, EVENTS[:2])
+    deep: Any = 0
+    for _ in range(500):
+        deep = [deep]
+    with path.open("ab") as file:
+        file.write(line({"n": 2, "t": 1.0, "event": "fault", "kind": "x", "detail": deep}))
+    assert "its end is damaged" in journal.lost(path)
+    assert events(path) == EVENTS[:2]

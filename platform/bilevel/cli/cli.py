@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bilevel.cli import commands
+from bilevel.cli import store as stores
 from bilevel.errors import BadInput, BilevelError
 
 EXAMPLES = """examples:
@@ -34,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command `bilevel`; the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     if argv is None:
         signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold what no encoding has
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     warnings.formatwarning = lambda message, *_args, **_kw: f"bilevel: {message}\n"
     try:
@@ -101,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = command("resume", commands.resume, "go on with a run where its record ends", run=True)
     _where_words(resume, goes_on=True)
     resume.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
-    listed = command("list", commands.list_runs, "list the runs of a store")
+    listed = command("list", stores.list_runs, "list the runs of a store")
     listed.add_argument("--json", action="store_true", help="as one JSON array")
     extend = command("extend", commands.extend, "add trials to a run, finished or not", run=True)
     extend.add_argument("--trials", type=int, required=True, metavar="N", help="how many more")
@@ -130,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--seed", type=int, default=0, help="decides which units (default: 0)")
     sync = command("sync", commands.sync, "complete a run's record in MLflow", run=True)
     sync.add_argument("--track", metavar="URI", help="MLflow tracking URI (default: as the run began)")
-    _clean_words(command("clean", commands.clean, "delete old checkpoints, or old runs"))
+    _clean_words(command("clean", stores.clean, "delete old checkpoints, or old runs"))
     ui = command("ui", commands.ui, "open the MLflow dashboard of a store on this machine")
     ui.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: 5000)")
     ui.add_argument("--track", metavar="URI", help="a database of your own (default: the store's)")

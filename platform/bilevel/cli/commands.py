@@ -8,9 +8,7 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,9 @@ from bilevel import space as spaces
 from bilevel.cli import doctor as doctors
 from bilevel.cli import reference, server
 from bilevel.drive import audit as audits
-from bilevel.drive import learner, results, runs, sources
+from bilevel.drive import learner, results, runs, samples, sources
 from bilevel.drive.results import Result
-from bilevel.errors import BadInput
+from bilevel.errors import BadInput, RecordDamaged
 from bilevel.execute import Inline, On, Ray, Tune
 from bilevel.meta import MetaTraining
 from bilevel.record import folder as folders
@@ -156,39 +154,20 @@ def _done(result: Result, arguments: argparse.Namespace) -> int:
 # -- reading runs ------------------------------------------------------------------------------------------------------
 
 
-def list_runs(arguments: argparse.Namespace) -> int:
-    """The runs of a store, one a line."""
-    rows: list[dict[str, Any]] = []
-    for folder in folders.runs(arguments.store):
-        history = histories.replay(folder.events())
-        best = history.best()
-        rows.append(
-            {
-                "run": folder.run_id,
-                "status": results.standing(folder, history),
-                "trials": len(history.trials),
-                "step": max((trial.step for trial in history.trials.values()), default=0),
-                "objective": None if best is None else best.objective,
-            }
-        )
-    if arguments.json:
-        sys.stdout.write(json.dumps(rows) + "\n")
-        return 0
-    table = Table(box=None, header_style="bold", padding=(0, 2))
-    for name in ("run", "status", "trials", "step", "objective"):
-        table.add_column(name, justify="left" if name in ("run", "status") else "right", no_wrap=True)
-    for row in rows:
-        shown = "" if row["objective"] is None else f"{row['objective']:.5g}"
-        table.add_row(row["run"], row["status"], str(row["trials"]), str(row["step"]), shown)
-    _out().print(table if rows else f"no runs in {arguments.store} yet; begin one with `bilevel run FILE`")
-    return 0
+def _warn(folder: RunFolder) -> None:
+    """Say on standard error what of a run is damaged, though it can be shown."""
+    for problem in folder.problems():
+        sys.stderr.write(f"bilevel: {problem}\n")
 
 
 def show(arguments: argparse.Namespace) -> int:
     """How a run stands."""
     folder = folders.find(arguments.store, arguments.run)
     history = histories.replay(folder.events())
-    document = dict(history.result or results.result(folder, history, results.standing(folder, history)))
+    _warn(folder)
+    document = dict(
+        results.recorded(folder, history) or results.result(folder, history, results.standing(folder, history))
+    )
     if arguments.trial is not None:
         return _show_trial(folder, history, arguments)
     if arguments.json:
@@ -238,8 +217,9 @@ def report(arguments: argparse.Namespace) -> int:
     """One HTML page of a run, to keep or to send."""
     folder = folders.find(arguments.store, arguments.run)
     path = arguments.output or folder.path / "report.html"
-    document = folder.document()
-    facts = {"file": f"{document['file']}:{document['object']}"} if document["file"] else {}
+    _warn(folder)
+    document = _readable(folder)
+    facts = {"file": f"{document['file']}:{document.get('object')}"} if document.get("file") else {}
     written = reports.write(results.search(folder), path, facts=facts)
     _out().print(str(written))
     return 0
@@ -248,15 +228,26 @@ def report(arguments: argparse.Namespace) -> int:
 def _pages(out: Console, path: Path) -> None:
     """Links to the run's pages in the dashboard, if it is recorded there."""
     folder = RunFolder(path)
-    uri = runs.uri_of(folder.document()["track"], path.parent)
-    if uri == "none":
+    document = _readable(folder)
+    uri = runs.uri_of(document.get("track"), path.parent)
+    if uri == "none" or not document:
         return
     served = uri.startswith(("http://", "https://"))
     state = tracking.recorded(path, uri)
+    if state.problem:
+        sys.stderr.write(f"bilevel: MLflow: {state.problem}\n")
     for name, link in state.links.items():
         out.print(f"MLflow, {name}: {link}", style="dim")
     if state.links and not served:
         out.print(f"(the dashboard opens with: bilevel ui --store {path.parent})", style="dim")
+
+
+def _readable(folder: RunFolder) -> Mapping[str, Any]:
+    """study.json, or nothing where it is damaged, which `_warn` says."""
+    try:
+        return folder.document()
+    except RecordDamaged:
+        return {}
 
 
 def _config(config: Mapping[str, Any]) -> Table:
@@ -270,8 +261,8 @@ def adapt(arguments: argparse.Namespace) -> int:
     """Predictions for a task of the user's own, as CSV."""
     if arguments.steps is not None and arguments.steps < 0:
         raise BadInput(f"--steps {arguments.steps}: give 0 or more inner steps")
-    x, y = learner.read_samples(arguments.support, labelled=True)
-    query, _ = learner.read_samples(arguments.query, labelled=False)
+    x, y = samples.read_samples(arguments.support, labelled=True)
+    query, _ = samples.read_samples(arguments.query, labelled=False)
     model = learner.load(arguments.run, store=arguments.store)
     module = model.adapt(x, y, steps=arguments.steps)
     csv.writer(sys.stdout).writerows(learner.predictions(module, query, model))
@@ -301,6 +292,7 @@ def audit(arguments: argparse.Namespace) -> int:
         sample = 0.0
     if not 0 < sample <= 1:
         raise BadInput(f"--sample {text}: give a fraction such as 0.01, or 1%")
+    _warn(folder)
     study = runs.reload(folder)[0] if audits.units(folder) else None  # to read checkpoints it is not needed
     found = audits.audit(folder, study, sample=sample, seed=arguments.seed, say=paper(error=True).print)
     for fault in found.faults:
@@ -329,34 +321,6 @@ def sync(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"bilevel: MLflow: {state.problem}\n")
         return 1
     _out().print(f"{folder.run_id}: complete in MLflow" + (f"\n{state.url}" if state.url else ""))
-    return 0
-
-
-def clean(arguments: argparse.Namespace) -> int:
-    """Delete old checkpoints or runs."""
-    now, freed, out = time.time(), 0, _out()
-    for folder in folders.runs(arguments.store):
-        history = histories.replay(folder.events())
-        status = results.standing(folder, history)
-        age = (now - folder.journal.stat().st_mtime) / 86400
-        if status == "running" or age < arguments.older_than:
-            continue
-        whole = arguments.runs or (arguments.failed and status == "failed")
-        if not whole and status == "interrupted":
-            continue  # its checkpoints are what it goes on from
-        target = folder.path if whole else folder.path / "checkpoints"
-        size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-        if size == 0:
-            continue
-        freed += size
-        if not arguments.dry_run:
-            with folder.locked():
-                shutil.rmtree(target)
-        what = "the run" if whole else "checkpoints"
-        out.print(
-            f"{'would delete' if arguments.dry_run else 'deleted'} {what} of {folder.run_id} ({size / 1e6:.1f} MB)"
-        )
-    out.print(f"{freed / 1e6:.1f} MB {'would be freed' if arguments.dry_run else 'freed'}")
     return 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel import trees
+from bilevel.drive import results
 from bilevel.errors import BadInput, NotReproduced, RecordDamaged
 from bilevel.execute import Inline, opening
 from bilevel.execute.callbacks import as_generator
@@ -101,6 +102,7 @@ def audit(folder: RunFolder, study: Study | None, *, sample: float, seed: int, s
         raise BadInput(f"{folder.run_id}: nothing is recorded yet; there is nothing to audit")
     whole, faults = _read(folder, history)
     checked, total = len(whole) + len(faults), units(folder)
+    faults += [*folder.problems(), *results.model_faults(folder, history)]
     if total == 0 or study is None:
         return Audited(0, checked, tuple(faults))
     wanted, compared = max(1, round(sample * total)), 0

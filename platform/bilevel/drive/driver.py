@@ -59,6 +59,8 @@ class Driver:
         self.decisions = Decisions(study, warm=warm, window=window)
         self.history = self.decisions.history
         self.ledger = Ledger(folder, self.decisions)
+        if self.ledger.lost:
+            watch.say(self.ledger.lost)
         files = TrialFiles(folder, study.repeats)
         reports = Reports(self.ledger, watch, strict=study.spreads, same_hardware=same_hardware)
         self._spread = Spread(open_executor)

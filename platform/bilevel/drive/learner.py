@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -17,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from bilevel import trees
-from bilevel.drive import inputs, runs
+from bilevel.drive import inputs, results, runs
 from bilevel.episodes import Batch, Episode, Scaling
-from bilevel.errors import BadInput
+from bilevel.errors import BadInput, RecordDamaged
 from bilevel.inner.labels import settled
 from bilevel.inner.rule import RuleTraits, classes
-from bilevel.meta import MetaTraining
+from bilevel.meta import MetaTraining, manifest
 from bilevel.meta.learned import Plan, Values
 from bilevel.meta.objective import plan
 from bilevel.record import folder as folders
 from bilevel.record import model
+from bilevel.study import history as histories
 from bilevel.study.events import Run
 from bilevel.study.study import Study
 
@@ -118,6 +118,34 @@ def _named(what: str) -> Iterator[None]:
         raise BadInput(f"{what}: the network does not work on these samples: {error}") from error
 
 
+def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{what} is no array: {error}") from error
+
+
+def _check_numbers(values: np.ndarray[Any, Any], what: str, largest: Any) -> None:
+    """Whether they are finite numbers that the model's own can hold.
+
+    Raises:
+        BadInput: they are not; the first that is none is named.
+    """
+    if values.dtype.kind not in "fiub":
+        raise BadInput(f"{what} holds something else than finite numbers ({values.dtype})")
+    wrong = ~np.isfinite(values)
+    if not wrong.any():
+        wrong = (values > largest) | (values < -largest)
+    if wrong.any():
+        at = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        place = f"{values[at]} in sample {at[0]}" + (f", value {', '.join(map(str, at[1:]))}" if len(at) > 1 else "")
+        raise BadInput(f"{what} holds something else than finite numbers: {place} (counted from 0)")
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
 class _Scaled(nn.Module):
     """A module between the user's units and the model's."""
 
@@ -150,6 +178,9 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     if not (folder.path / "model" / "model.json").is_file():
         raise BadInput(f"{folder.run_id}: no learned model yet; finish it with `bilevel resume {folder.run_id}`")
     values, described, scaling = model.read(folder.path / "model")
+    if not manifest.is_there(folder.path / "model"):  # an earlier version's: the journal knows what was learned
+        for fault in results.model_faults(folder, histories.replay(folder.events())):
+            raise RecordDamaged(f"{fault}; {model.WITHOUT}")
     config: MetaTraining = study.build(described.get("point", {}))
     view = Run(0, 0, study.key)
     example: Episode = config.tasks.episode("train", study.key.child("example"))
@@ -159,46 +190,21 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     return Learner(ready, values, scaling, settled(example, ready.dtype).support)
 
 
-def read_samples(path: Path, *, labelled: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    """`x` and `y` of an `.npz`, or of a `.csv` whose last column is `y`.
+def predictions(module: nn.Module, x: np.ndarray[Any, Any], learner: Learner) -> list[list[Any]]:
+    """Rows for a CSV, the header first: the class and each class's probability, or the numbers.
 
     Raises:
-        BadInput: no such file, another kind, or not numbers.
+        BadInput: samples of another shape, or predictions that are not finite.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as data:
-                if "x" not in data or (labelled and "y" not in data):
-                    raise BadInput(f"{path}: has {', '.join(data.files)}; it takes x{' and y' if labelled else ''}")
-                return data["x"], data["y"] if labelled else None
-        if path.suffix == ".csv":
-            return _read_csv(path, labelled)
-    except ValueError as error:
-        raise BadInput(f"{path}: {error}") from error
-    raise BadInput(f"{path}: give an .npz with x and y, or a .csv whose last column is y")
-
-
-def _read_csv(path: Path, labelled: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
-    names = rows[0] if rows and not _is_number(rows[0][0]) else None
-    table = rows[1:] if names else rows
-    if not table:
-        raise BadInput(f"{path}: no rows")
-    has_y = labelled or (names is not None and names[-1] == "y")
-    labels = [row[-1] for row in table]
-    x = np.array([[float(cell) for cell in (row[:-1] if has_y else row)] for row in table])
-    whole = all(label.lstrip("-").isdigit() for label in labels)
-    return x, np.array([int(v) if whole else float(v) for v in labels]) if labelled else None
-
-
-def predictions(module: nn.Module, x: np.ndarray[Any, Any], learner: Learner) -> list[list[Any]]:
-    """Rows for a CSV, the header first: the class and each class's probability, or the numbers."""
     shaped = learner.samples(x, "query")
     with torch.no_grad(), _named("query"):
         scores = module(shaped).flatten(1)
+    if not bool(torch.isfinite(scores).all()):
+        first = int((~torch.isfinite(scores)).flatten(1).any(1).nonzero()[0])
+        raise BadInput(
+            f"query: the prediction for sample {first} (counted from 0) is not finite: it, or the support, is far from"
+            " what the model was trained on; check their units, or adapt with fewer --steps"
+        )
     if not learner.classed:
         names = ["y"] if scores.shape[1] == 1 else [f"y{i}" for i in range(scores.shape[1])]
         return [names, *scores.tolist()]
@@ -206,11 +212,3 @@ def predictions(module: nn.Module, x: np.ndarray[Any, Any], learner: Learner) ->
     odds = torch.softmax(scores, 1) if scores.shape[1] > 1 else torch.cat([1 - scores.sigmoid(), scores.sigmoid()], 1)
     header = ["y", *(f"p{i}" for i in range(odds.shape[1]))]
     return [header, *([label, *row] for label, row in zip(chosen, odds.tolist(), strict=True))]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

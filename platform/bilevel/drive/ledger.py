@@ -25,6 +25,8 @@ class Ledger:
         for event in folder.events():
             decisions.take(event)
         self._journal = Journal(folder.journal)
+        self.lost = self._journal.lost
+        """What of the journal was damaged and is kept aside, if anything, in words."""
         self._unseen = False
 
     def record(self, event: Event, *, commit: bool = False) -> None:

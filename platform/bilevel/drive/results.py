@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilevel import figures
+from bilevel import figures, trees
 from bilevel import space as spaces
-from bilevel.record import checkpoints, journal
+from bilevel.errors import RecordDamaged
+from bilevel.meta import manifest
+from bilevel.record import checkpoints, journal, model
 from bilevel.record.folder import RunFolder
 from bilevel.study import history as histories
+from bilevel.study import reading
 from bilevel.study.events import Asked, Ended, Opened, Reported
 from bilevel.study.history import History, Leader, Trial
 from bilevel.study.study import Study
@@ -84,11 +87,26 @@ def standing(folder: RunFolder, history: History) -> str:
 
 def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:
     """The last state of a trial that was kept."""
-    for step, manifest in sorted(trial.kept.items(), reverse=True):
+    for step, sha256 in sorted(trial.kept.items(), reverse=True):
         path = checkpoints.folder(folder.path, trial.number, step)
         if path.exists():
-            return checkpoints.load(path, manifest)
+            return checkpoints.load(path, sha256)
     return None
+
+
+def model_faults(folder: RunFolder, history: History) -> list[str]:
+    """What is wrong with the learned model, if there is one."""
+    home = folder.path / "model"
+    if not home.is_dir():
+        return []
+    try:
+        values, described, _ = model.read(home)
+        trial = history.trials.get(described.get("trial", -1))
+        if not manifest.is_there(home) and trial is not None and trial.learned not in (None, trees.digest(values)):
+            return [f"{home}: it is not what trial {trial.number} learned, as the journal tells"]
+    except RecordDamaged as error:
+        return [str(error)]
+    return []
 
 
 def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any] | None) -> figures.History:
@@ -116,7 +134,7 @@ def result(folder: RunFolder, history: History, status: str, study: Study | None
     seconds, steps_per_second = times(folder)
     return {
         "run_id": folder.run_id,
-        "study": study.name if study is not None else folder.document()["name"],
+        "study": _name(folder, study),
         "status": status,
         "trials": {state: states.count(state) for state in ("completed", "stopped", "failed")},
         "best": None if leader is None else _leader(leader, history),
@@ -129,10 +147,34 @@ def result(folder: RunFolder, history: History, status: str, study: Study | None
     }
 
 
+def _name(folder: RunFolder, study: Study | None) -> str:
+    """The study's, which the journal knows too."""
+    if study is not None:
+        return study.name
+    began = journal.started(folder.journal)
+    return str(folder.document()["name"]) if began is None else began.study
+
+
+def recorded(folder: RunFolder, history: History) -> Mapping[str, Any] | None:
+    """The result with which a study finished, if it has.
+
+    Raises:
+        RecordDamaged: it is none.
+    """
+    if history.result is None:
+        return None
+    try:
+        reading.result(history.result)
+    except RecordDamaged as error:
+        raise RecordDamaged(f"{folder.journal}: {error}; {journal.WITHOUT}") from error
+    return history.result
+
+
 def search(folder: RunFolder, study: Study | None = None) -> figures.Search:
     """What the views of a search are drawn from."""
-    entries = ((entry.t, entry.typed()) for entry in journal.read(folder.journal))
-    return figures.search_history(entries, parameters=None if study is None else study.parameters or None)
+    return figures.search_history(
+        journal.events(folder.journal), parameters=None if study is None else study.parameters or None
+    )
 
 
 def passed(over: Leader, history: History) -> str:
@@ -176,19 +218,18 @@ def times(folder: RunFolder) -> tuple[float, float]:
     total, began, last = 0.0, None, 0.0
     gaps: list[float] = []
     reported: tuple[float, int] | None = None
-    for entry in journal.read(folder.journal):
-        event = entry.typed()
+    for now, event in journal.events(folder.journal):
         if isinstance(event, Opened):
             total += 0.0 if began is None else last - began
-            began, reported = entry.t, None
+            began, reported = now, None
         elif isinstance(event, Reported):
             if reported is not None:
-                gaps.append((entry.t - reported[0]) / max(1, event.step - reported[1]))
-            reported = (entry.t, event.step)
+                gaps.append((now - reported[0]) / max(1, event.step - reported[1]))
+            reported = (now, event.step)
         elif isinstance(event, Asked | Ended):
             reported = None
             if isinstance(event, Ended) and gaps:
                 gaps.pop()  # the last step's, which includes the tests
-        last = entry.t
+        last = now
     mean = sum(gaps) / len(gaps) if gaps else 0.0
     return total + (0.0 if began is None else last - began), 1 / mean if mean > 0 else 0.0

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import typing
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from bilevel.drive.progress import Progress, Watch
 from bilevel.drive.results import ENDED, Result
 from bilevel.drive.session import Session, stage_of
 from bilevel.drive.sources import Source
-from bilevel.errors import BadInput, StudyChanged
+from bilevel.errors import BadInput, RecordDamaged, StudyChanged
 from bilevel.execute import Inline, On, Ray, Tune
 from bilevel.figures.comparison import verdict
 from bilevel.record import folder as folders
@@ -28,9 +29,11 @@ from bilevel.record import journal, tracking
 from bilevel.record.folder import RunFolder
 from bilevel.record.redaction import redact
 from bilevel.search.port import SearchTraits
+from bilevel.space import fits
+from bilevel.space.dimensions import admit
 from bilevel.study import history as histories
 from bilevel.study.decisions import Decisions
-from bilevel.study.events import Run, Stage
+from bilevel.study.events import Asked, Run, Stage
 from bilevel.study.objective import ObjectiveTraits
 from bilevel.study.study import Study
 
@@ -160,12 +163,17 @@ def resume(
     with leaving(), folder.locked():
         history = histories.replay(folder.events())
         if not more and history.result is not None and history.status in ENDED:
+            finished = results.recorded(folder, history) or history.result
+            for problem in folder.problems():
+                watch.say(problem)
             standing = None if uri == "none" else tracking.sync(folder.path, uri)
             if standing is not None and standing.problem:
                 watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
-            return Result(folder.path, history.result)
+            return Result(folder.path, finished)
         study, source = reload(folder, study, new_code=new_code)
         study = _as_begun(folder, study, watch)
+        if not new_code:
+            _check_points(folder, study)
         on = on or declared(document["execution"])
         kept = _check(study, on)
         _check_slots(slots)
@@ -191,6 +199,8 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
             )
         source = Source(None, "", {})
     else:
+        if not new_code:
+            _check_file(document)
         study, source = sources.load(f"{document['file']}:{document['object']}")
         if not new_code:
             sources.check_unchanged(document["source"], source.texts, Path(document["file"]).parent)
@@ -216,6 +226,39 @@ def _as_begun(folder: RunFolder, study: Study, watch: Watch) -> Study:
         " best one, of the weights that are kept"
     )
     return dataclasses.replace(study, value="last")
+
+
+def _check_file(document: Mapping[str, Any]) -> None:
+    """Whether the study's file is the one that the run began with: before it is run, not after.
+
+    Raises:
+        StudyChanged: it is another one.
+    """
+    file = Path(document["file"])
+    if file.name in document["source"] and file.is_file():
+        now = file.read_text(encoding="utf-8", errors="replace")
+        if now != document["source"][file.name]:
+            sources.check_unchanged({file.name: document["source"][file.name]}, {file.name: now})
+
+
+def _check_points(folder: RunFolder, study: Study) -> None:
+    """Whether what the journal says was tried can be of this space.
+
+    Raises:
+        RecordDamaged: it cannot.
+    """
+    parameters = study.parameters
+    for event in folder.events():
+        if not isinstance(event, Asked):
+            continue
+        for point in (event.point, *event.refused):
+            for parameter in parameters:
+                name = parameter.name
+                there = name in point
+                if there is not parameter.active(point) or (there and not admit(parameter.dimension, point[name])):
+                    what = f"{name} is {point[name]!r}" if there else f"{name} is missing"
+                    wanted = f"it is one of {parameter.dimension!r}"
+                    raise RecordDamaged(f"{folder.journal}: trial {event.trial}: {what}; {wanted}; {journal.WITHOUT}")
 
 
 def _extend(folder: RunFolder, study: Study, more: int) -> Study:
@@ -312,4 +355,15 @@ def declared(document: Mapping[str, Any]) -> On:
     """Where a run was begun, from its document's `execution`."""
     values = {name: value for name, value in document.items() if name not in ("on", "slots")}
     kinds: dict[str, type[On]] = {"inline": Inline, "ray": Ray, "tune": Tune}
+    if document["on"] not in kinds:
+        raise RecordDamaged(
+            f"study.json: the run began on {document['on']!r}, which is not known here; a newer bilevel may have"
+            " written it; say where to go on with --workers N"
+        )
+    hints = typing.get_type_hints(kinds[document["on"]])
+    for name, value in values.items():
+        if name not in hints or not fits.fits(hints[name], value):
+            raise RecordDamaged(
+                f"study.json: execution.{name} is {value!r}, which it cannot be; say where to go on with --workers N"
+            )
     return kinds[document["on"]](**values)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bilevel import space as spaces
-from bilevel.errors import BadInput
+from bilevel.errors import BadInput, RecordDamaged
 from bilevel.record import folder as folders
 from bilevel.record import projection
 from bilevel.record.folder import RunFolder
@@ -67,11 +68,20 @@ def _runs(study: Study, name: str, store: Path) -> list[dict[str, Any]]:
 
 
 def _folders(study: Study, name: str, store: Path) -> list[RunFolder]:
-    of_study = [folder for folder in folders.runs(store) if folder.document()["name"] == name]
+    of_study = [folder for folder in folders.runs(store) if _called(study, folder, name)]
     try:
         return of_study or [folders.find(store, name)]
     except BadInput as error:
         raise BadInput(f"Study {study.name}: warm_start={name!r}: {error}") from error
+
+
+def _called(study: Study, folder: RunFolder, name: str) -> bool:
+    """Whether a run is of the study of this name; one that cannot be read is left out, and that is said."""
+    try:
+        return bool(folder.document()["name"] == name)
+    except RecordDamaged as error:
+        warnings.warn(f"Study {study.name}: warm_start={name!r} leaves {folder.run_id} out: {error}", stacklevel=2)
+        return False
 
 
 def restore(said: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Told]]:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from bilevel import trees
 from bilevel.batched import Network, Statistics, initialized, verify
 from bilevel.episodes import Batch, Episode, Key
-from bilevel.errors import BadInput, MissingData
+from bilevel.errors import BadInput, MissingData, RecordDamaged
 from bilevel.inner.fits import works
 from bilevel.inner.labels import NUMBERS, Labels, labels_of, settled
 from bilevel.inner.rule import RuleTraits, Scoring
+from bilevel.meta import manifest
 from bilevel.space import Learned, learned
 
 Values = dict[str, dict[str, Tensor]]
@@ -214,8 +215,8 @@ def _earlier(path: str, start: str, values: dict[str, Tensor]) -> dict[str, Tens
     if not file.is_file():
         raise MissingData(f"{path}.start: no file {file}; give the folder of a finished run or a .safetensors file")
     try:
-        found = safetensors.torch.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
+        found = safetensors.torch.load(manifest.read(file))
+    except (OSError, RecordDamaged, safetensors.SafetensorError) as error:
         raise BadInput(f"{path}.start: {file} cannot be read: {error}") from error
     loaded: dict[str, Tensor] = {}
     field = path.removeprefix("rule.")

@@ -23,6 +23,7 @@ from torch import Tensor
 from bilevel.errors import RecordDamaged, StoreFailed
 from bilevel.study.events import Tree
 
+FILES = ("state.safetensors", "state.json")
 LAST = 3  # newest checkpoints kept
 SPREAD = 16  # and as many older ones, spread over the run, from which `audit` and `replay` start
 
@@ -79,6 +80,8 @@ def load(path: Path, manifest: str | None = None) -> Tree:
             raise RecordDamaged(f"{path}: MANIFEST.json is not the one that the journal names")
         data: dict[str, bytes] = {}
         for name, entry in json.loads(text)["files"].items():
+            if name not in FILES:
+                raise RecordDamaged(f"{path}: MANIFEST.json names {name[:60]!r}, which is no part of a checkpoint")
             data[name] = (path / name).read_bytes()
             if hashlib.sha256(data[name]).hexdigest() != entry["sha256"]:
                 raise RecordDamaged(
@@ -86,7 +89,15 @@ def load(path: Path, manifest: str | None = None) -> Tree:
                 )
         tensors = safetensors.torch.load(data["state.safetensors"])
         joined: Tree = _join(json.loads(data["state.json"]), tensors)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as error:
         raise RecordDamaged(f"{path}: {error}") from error
     return joined
 

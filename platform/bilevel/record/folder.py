@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -15,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import BadInput, RecordDamaged, RunLocked, StoreFailed
-from bilevel.record import journal
+from bilevel.record import documents, journal
 from bilevel.study.events import Event
+
+FILES = ("study.json", "journal.jsonl")
+"""What makes a folder a run."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class RunFolder:
         return self.path / "journal.jsonl"
 
     def document(self) -> dict[str, Any]:
-        """`study.json`: where the study came from, its settings and its source."""
-        try:
-            document: dict[str, Any] = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise RecordDamaged(f"{self.path / 'study.json'}: {error}") from error
-        return document
+        """`study.json`: where the study came from, its settings and its source.
+
+        Raises:
+            RecordDamaged: it is not what was written, or a newer version wrote it; also later, for a key that is not
+                in it.
+        """
+        return documents.read(self.path / "study.json")
 
     def change(self, document: Mapping[str, Any]) -> None:
         """Write `study.json` anew, at once.
@@ -51,14 +54,27 @@ class RunFolder:
         """
         part = self.path / ".study.json.part"
         try:
-            part.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            part.write_text(documents.text(document), encoding="utf-8")
             part.replace(self.path / "study.json")
         except OSError as error:
             raise StoreFailed(f"{self.path / 'study.json'}: cannot be written: {error.strerror}") from error
 
     def events(self) -> Iterator[Event]:
-        """What happened, in order."""
-        return (entry.typed() for entry in journal.read(self.journal))
+        """What happened, in order.
+
+        Raises:
+            RecordDamaged: the journal is not what was written.
+        """
+        return (event for _, event in journal.events(self.journal))
+
+    def problems(self) -> list[str]:
+        """What of study.json and at the journal's end is damaged, though the rest can be read."""
+        found = [journal.lost(self.journal)]
+        try:
+            self.document()
+        except RecordDamaged as error:
+            found.append(str(error))
+        return [problem for problem in found if problem]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -113,7 +129,7 @@ def create(store: Path, name: str, document: Mapping[str, Any]) -> RunFolder:
     part = store / f".{run_id}.part"
     try:
         part.mkdir(parents=True)
-        (part / "study.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+        (part / "study.json").write_text(documents.text(document), encoding="utf-8")
         (part / "journal.jsonl").touch()
         (part / "checkpoints").mkdir()
         part.rename(store / run_id)
@@ -140,7 +156,7 @@ def find(store: Path, run: str) -> RunFolder:
     Raises:
         BadInput: there is none, or more than one.
     """
-    if (Path(run) / "study.json").is_file():
+    if run and any((Path(run) / name).is_file() for name in FILES):
         return RunFolder(Path(run).resolve())
     known = runs(store)
     if run == "last" and known:
@@ -158,5 +174,6 @@ def find(store: Path, run: str) -> RunFolder:
 
 
 def runs(store: Path) -> list[RunFolder]:
-    """All runs of a store, oldest first."""
-    return [RunFolder(path.parent) for path in sorted(store.glob("[!.]*/study.json"))]
+    """All runs of a store, oldest first; those too of which one of the files is gone."""
+    homes = {path.parent for name in FILES for path in store.glob(f"[!.]*/{name}")}
+    return [RunFolder(path) for path in sorted(homes)]

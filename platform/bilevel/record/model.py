@@ -14,7 +14,9 @@ from torch import Tensor
 
 from bilevel.episodes import Scaling
 from bilevel.errors import RecordDamaged, StoreFailed
+from bilevel.meta import manifest
 
+WITHOUT = "`show`, `report` and `resume` work without it, `adapt` does not; put a copy of it back"
 Values = dict[str, dict[str, Tensor]]
 
 
@@ -28,8 +30,11 @@ def write(folder: Path, values: Mapping[str, Any], document: Mapping[str, Any], 
     described = {**document, "scaling": None if scaling is None else dataclasses.asdict(scaling)}
     try:
         folder.mkdir(exist_ok=True)
-        (folder / "learned.safetensors").write_bytes(safetensors.torch.save(tensors))
-        (folder / "model.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+        files = {
+            "learned.safetensors": safetensors.torch.save(tensors),
+            "model.json": json.dumps(described, indent=1).encode(),
+        }
+        manifest.write(folder, files)
     except OSError as error:
         raise StoreFailed(
             f"{folder}: the model cannot be written: {error.strerror}; free space, then resume"
@@ -51,18 +56,25 @@ def read(folder: Path) -> tuple[Values, dict[str, Any], Scaling | None]:
         RecordDamaged: there is none, or it cannot be read.
     """
     try:
-        document: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        tensors = safetensors.torch.load((folder / "learned.safetensors").read_bytes())
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise RecordDamaged(f"{folder}: no learned model can be read there: {error}") from error
+        document: dict[str, Any] = json.loads(manifest.read(folder / "model.json"))
+        tensors = safetensors.torch.load(manifest.read(folder / "learned.safetensors"))
+        scaling = _scaling(document.pop("scaling", None))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+        raise RecordDamaged(f"{folder}: no learned model can be read there: {error}; {WITHOUT}") from error
+    except RecordDamaged as error:
+        raise RecordDamaged(f"{error}; {WITHOUT}") from error
     values: Values = {}
     for name, tensor in tensors.items():
         field, _, rest = name.partition("/")
         values.setdefault(field, {})[rest] = tensor.clone()
-    scaling = document.pop("scaling", None)
-    if scaling is None:
-        return values, document, None
-    tuples: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in scaling.items()
-    }
-    return values, document, Scaling(**tuples)
+    return values, document, scaling
+
+
+def _scaling(said: Mapping[str, Any] | None) -> Scaling | None:
+    if said is None:
+        return None
+    tuples: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    for name, value in tuples.items():
+        if not all(type(number) in (int, float) for number in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"scaling.{name} is {str(value)[:60]!r}; it takes numbers")
+    return Scaling(**tuples)

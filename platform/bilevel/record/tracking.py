@@ -15,10 +15,10 @@ from typing import IO
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from bilevel.errors import BadInput
+from bilevel.record import status_file
 from bilevel.record.redaction import is_clear, redact, shown
 
 UI_PORT = 5000
-STATUS_FILE = "mlflow.json"
 LOG_FILE = "mlflow.log"
 HTTP_TIMEOUT = 10  # seconds that the writer gives a tracking server for one answer
 PATIENCE = 5.0  # seconds that `finish` waits while the server is out of reach
@@ -119,7 +119,7 @@ class Tracker:
     def _order(self) -> None:
         """Say which run to follow."""
         with contextlib.suppress(OSError):
-            (self._folder / STATUS_FILE).unlink()
+            (self._folder / status_file.NAME).unlink()
         folder = self._folder.resolve()
         order = {"run": str(folder), "uri": self._uri, "log": str(folder / LOG_FILE)}
         self._tell(json.dumps(order).encode() + b"\n")
@@ -352,20 +352,23 @@ def _read(
     folder: Path, uri: str, *, writer: int | None = None, problem: str | None = None, port: int = UI_PORT
 ) -> TrackerStatus:
     """What the writer (that of a process id, or any) last said of itself."""
-    try:
-        said = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        said = {}
+    said, damage = status_file.read(folder)
     if writer is not None and said.get("pid") != writer:
         return TrackerStatus(behind=_lines(folder), problem=problem)
     found: dict[str, str] = {}
     if said.get("study"):
         base = dashboard(uri, port)
-        found = links(base, said["experiment"], said["study"], said["trials"], minimize=said["minimize"])
+        found = links(
+            base,
+            said.get("experiment") or "",
+            said["study"],
+            said.get("trials") or (),
+            minimize=bool(said.get("minimize")),
+        )
     return TrackerStatus(
         synced=said.get("synced", 0),
         behind=said.get("behind", 0) if said else _lines(folder),
-        problem=problem or said.get("problem"),
+        problem=problem or damage or said.get("problem"),
         url=found.get("study"),
         links=found,
     )

@@ -38,7 +38,7 @@ class TrialFiles:
         number, kept = trial.number, trial.kept
         if trial.moved is not None and not kept:
             donor, step = trial.moved
-            number, kept = donor, {step: history.trials[donor].kept[step]}
+            number, kept = donor, {s: manifest for s, manifest in history.trials[donor].kept.items() if s == step}
         for step, manifest in sorted(kept.items(), reverse=True):
             path = checkpoints.folder(self._folder.path, number, step)
             if not path.exists():  # pruned

@@ -23,8 +23,8 @@ from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, first_line, load, locked
 from bilevel.record.projection import Page, Projection, text
 from bilevel.record.redaction import redact
+from bilevel.record.status_file import NAME
 from bilevel.record.summary_note import note
-from bilevel.record.tracking import STATUS_FILE
 from bilevel.study.history import replay
 
 CHUNK = 1000  # journal entries between two cursors
@@ -91,9 +91,9 @@ class Status:
         if said["problem"] != self._said["problem"]:
             _log.warning("%s", said["problem"] or "writing again")
         self._said = said
-        part = self._folder / f".{STATUS_FILE}.part"
+        part = self._folder / f".{NAME}.part"
         part.write_text(json.dumps(said), encoding="utf-8")
-        part.replace(self._folder / STATUS_FILE)
+        part.replace(self._folder / NAME)
 
 
 def follow(ledger: Ledger, folder: Path, control: Control, status: Status) -> None:

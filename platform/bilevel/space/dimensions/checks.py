@@ -65,7 +65,7 @@ def check_normal(dimension: Any) -> None:
     widest = abs(mean) + 8 * sd
     if not dimension.log and not math.isfinite(widest):
         raise BadInput(f"{name}({mean!r}, {sd!r}): its values are too large for floats; take smaller ones")
-    if is_number(step) and step > 0 and not math.isfinite(widest / step):
+    if step is not None and is_number(step) and step > 0 and not math.isfinite(widest / step):
         raise BadInput(f"{name}: step={step!r} is too small beside values up to {widest:g}; take a larger one")
     if step is not None and not (is_number(step) and step > 0):
         raise BadInput(f"{name}: step={step!r}; it takes a positive number")
