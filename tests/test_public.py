@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "platform" / "bilevel").rglob("*.py"))
 PUBLIC = {
     "bilevel": [
-        *("Inline", "Learned", "MetaTraining", "Ray", "Report", "Result", "Run", "Space", "Study", "Tune"),
+        *("Inline", "Learned", "MetaTraining", "Ray", "Report", "Result", "Run", "Secret", "Space", "Study", "Tune"),
         *("Int", "Log", "LogInt", "LogNormal", "Normal", "OneOf", "Uniform"),
         *("SGD", "Adam", "AdamW", "Cosine", "Linear"),
         *("CMAES", "GP", "NSGA2", "PBT", "TPE", "Grid", "Random", "Sobol"),

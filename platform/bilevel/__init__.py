@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bilevel.meta.movers import SGD, Adam, AdamW, Cosine, Linear
     from bilevel.search import CMAES, GP, NSGA2, PBT, TPE, Grid, Random, Sobol
     from bilevel.search.stop import ASHA, Hyperband
-    from bilevel.space import Learned, Space
+    from bilevel.space import Learned, Secret, Space
     from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
     from bilevel.study.define_by_run import define_by_run
     from bilevel.study.events import Report, Run
@@ -53,6 +53,7 @@ _HOMES = {
     "Report": "study.events",
     "Result": "drive.results",
     "Run": "study.events",
+    "Secret": "space",
     "Sobol": "search",
     "Space": "space",
     "Study": "study.study",
@@ -94,6 +95,7 @@ __all__ = [
     "Report",
     "Result",
     "Run",
+    "Secret",
     "Sobol",
     "Space",
     "Study",

@@ -324,9 +324,18 @@ def test_a_class_inside_a_function_cannot_be_written() -> None:
         ('{"Space": "os.system", "values": {"command": "true"}}', "os.system is not a dataclass"),
         ('{"Space": "subprocess.Popen", "values": {"args": "true"}}', "subprocess.Popen is not a dataclass"),
         ('{"object": "builtins.eval", "values": {}}', "builtins.eval is not a dataclass"),
-        ('{"Space": "no.such.module.Net"}', "no.such.module.Net cannot be imported .*; install what it comes from"),
-        ('{"Space": "bilevel.search.NoSuch"}', "bilevel.search.NoSuch cannot be imported"),
-        ('{"Space": "Net"}', "Net cannot be imported"),
+        (
+            '{"Space": "no.such.module.Net"}',
+            r"no.such.module.Net is not imported for a text to have it; .* allow=\['no'\]",
+        ),
+        ('{"Space": "bilevel.search.NoSuch"}', "bilevel.search.NoSuch is not a dataclass"),
+        ('{"Space": "bilevel.no.such.Net"}', "bilevel.no.such.Net cannot be imported .*; install what it comes from"),
+        ('{"Space": "Net"}', "Net names no module"),
+        ('{"Space": "dict", "values": {"a": NaN}}', "nan is no value of a space"),
+        ("[" * 100_000, "this is not JSON"),
+        ('{"Space": "dict", "values": {"a": ' + "9" * 5000 + "}}", "this is not JSON"),
+        ('{"Space": "dict", "Log": {"low": 1, "high": 2}}', "is none of Space"),
+        ('{"Space": "dict", "values": {"a": {"OneOf": "ab"}}}', "OneOf: options 'ab', ordered False; a list"),
         ('{"Space": 3}', "Space: .*; give what to_json wrote"),
         ('{"Space": "dict", "values": {"a": {"Log": {"low": 1}}}}', "Log: .* missing .* give what to_json wrote"),
         ('{"Space": "dict", "values": {"a": {"Log": {"low": 2, "high": 1}}}}', "lower bound is above the upper one"),
@@ -347,3 +356,19 @@ def test_far_grids_are_the_same_in_optuna() -> None:
     asked = [study.ask({"x": distribution(dimension)}).params["x"] for _ in range(40)]
     assert all(dimension.contains(inward(dimension, value)) for value in asked)
     assert len(set(asked)) > 10
+
+
+def test_a_text_imports_nothing_that_was_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "made"
+    text = "from dataclasses import dataclass\nfrom pathlib import Path\n"
+    text += f"Path({str(made)!r}).touch()\n@dataclass\nclass Net:\n    lr: float = 0.1\n"
+    (tmp_path / "bilevel_test_chosen.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = '{"Space": "bilevel_test_chosen.Net", "values": {"lr": 0.5}}'
+    with pytest.raises(BadInput, match="allow it: from_json"):
+        from_json(said)
+    assert not made.exists()
+    assert build(from_json(said, allow=["bilevel_test_chosen"])).lr == 0.5
+    assert made.exists()
+    assert build(from_json(said)).lr == 0.5  # it is there now
+    monkeypatch.delitem(sys.modules, "bilevel_test_chosen")

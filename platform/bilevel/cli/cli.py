@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from bilevel.cli import commands
 from bilevel.cli import store as stores
 from bilevel.errors import BadInput, BilevelError
+from bilevel.space.secrets import redacted
 
 EXAMPLES = """examples:
   bilevel run search_spaces/alphabets_maml.py                 a study, on all CPUs of this machine
@@ -61,7 +62,7 @@ def _terminated(*_: object) -> NoReturn:
 
 
 def _fail(error: object, status: int) -> int:
-    sys.stderr.write(f"bilevel: {error}\n")
+    sys.stderr.write(redacted(f"bilevel: {error}\n"))
     return status
 
 

@@ -31,6 +31,7 @@ from bilevel.record.redaction import redact
 from bilevel.search.port import SearchTraits
 from bilevel.space import fits
 from bilevel.space.dimensions import admit
+from bilevel.space.secrets import redacted
 from bilevel.study import history as histories
 from bilevel.study.decisions import Decisions
 from bilevel.study.events import Asked, Run, Stage
@@ -335,7 +336,8 @@ def _check(study: Study, on: On) -> dict[Any, Any]:
     except Exception as error:
         if study.parameters:  # the class refuses the middle of the space; elsewhere it need not
             return kept
-        raise BadInput(f"Study {study.name}: {type(error).__name__}: {error}; give the space other values") from error
+        why = redacted(f"{type(error).__name__}: {error}")
+        raise BadInput(f"Study {study.name}: {why}; give the space other values") from error
     check = ObjectiveTraits(study.objective).check
     if check is not None:
         with torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ from bilevel.drive.progress import Watch
 from bilevel.drive.reports import Reports
 from bilevel.drive.spread import Spread
 from bilevel.record.trial_files import TrialFiles
+from bilevel.space.secrets import redacted
 from bilevel.study.events import Begun, Completed, Done, Fault, Gone, Lost, Order, Placed, Raised, Said, Stage
 from bilevel.study.history import Trial
 from bilevel.study.outcome import end, returned
@@ -188,6 +189,7 @@ class Trials:
 
     def _failed(self, attempt: Attempt, raised: Raised) -> None:
         """The objective has raised: another attempt, another member's checkpoint, or the end."""
+        raised = Raised(redacted(raised.reason), raised.traceback)
         if raised.traceback:
             self._files.traceback(attempt.trial, raised.traceback)
         trial = self._history.trials[attempt.trial]

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -38,27 +39,32 @@ class _Guard:
 
     mark: str
     process: subprocess.Popen[bytes]
+    home: Path
+    """The cluster's files, which nobody else may read."""
 
     @classmethod
     def post(cls) -> _Guard:
-        mark = uuid.uuid4().hex
-        arguments = [sys.executable, "-I", "-S", guard.__file__, mark, str(os.getpid())]
+        mark, home = uuid.uuid4().hex, _home()
+        arguments = [sys.executable, "-I", "-S", guard.__file__, mark, str(os.getpid()), str(home)]
         nothing = subprocess.DEVNULL
         # A session of its own: Ctrl-C at the terminal is not for it.
         process = subprocess.Popen(arguments, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
-        return cls(mark, process)
+        return cls(mark, process, home)
 
     def dismiss(self) -> None:
         """End what is left of the cluster (a stopped worker never hears that it should go), then the guard."""
         guard.end(self.mark, grace=2.0)
         self.process.kill()
         self.process.wait()
+        shutil.rmtree(self.home, ignore_errors=True)
 
 
 REACH = 3.0
 """Seconds for the head of a cluster to accept a connection."""
 SECONDS = 4
 """For a head that listens to let us in: Ray asks 20 times, a second apart, even if it is the token that is wrong."""
+LONGEST = 24
+"""Characters of a temporary directory: a socket's path has 107, of which Ray and we take 83."""
 FREE = 64
 """Workers that a node is taken to hold if they need no CPU."""
 START = 2
@@ -226,6 +232,7 @@ def _start(workers: int | None, cpus: float) -> _Guard:
         "include_dashboard": False,
         "log_to_driver": False,
         "logging_level": logging.CRITICAL,
+        "_temp_dir": str(posted.home / "r"),  # Ray opens it to all; what is above it is ours alone
         "_system_config": internals.SYSTEM_CONFIG,
         **_memory(),
     }
@@ -251,6 +258,13 @@ def _start(workers: int | None, cpus: float) -> _Guard:
         raise
     _protect_token()
     return posted
+
+
+def _home() -> Path:
+    """A folder for a cluster's files that is ours alone, with a path short enough for the sockets in it."""
+    wanted = [os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir()]
+    base = next((place for place in wanted if place and len(place) <= LONGEST), "/tmp")
+    return Path(tempfile.mkdtemp(prefix="bilevel-", dir=base))
 
 
 @contextlib.contextmanager

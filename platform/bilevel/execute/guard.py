@@ -1,7 +1,8 @@
 """Who ends the processes of a local cluster, if the driver is killed and can no longer do it?
 
-Run as a process of its own (`python -I -S guard.py MARK PID`) that waits until the driver PID is no longer its parent,
-however that happens. Ray alone would leave two agents behind for a minute, and workers that are stopped for ever.
+Run as a process of its own (`python -I -S guard.py MARK PID FOLDER`) that waits until the driver PID is no longer its
+parent, however that happens; the cluster's files, in FOLDER, go last. Ray alone would leave two agents behind for a
+minute, and workers that are stopped for ever.
 Processes are known by a mark in their environment, which children inherit; titles must not overwrite it (KEEP).
 Standard library only.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -53,3 +55,4 @@ if __name__ == "__main__":
     while os.getppid() == int(sys.argv[2]):
         time.sleep(0.2)
     end(sys.argv[1], quiet=1.0)
+    shutil.rmtree(sys.argv[3], ignore_errors=True)

@@ -22,6 +22,7 @@ from bilevel.errors import BilevelError, TrialFailed
 from bilevel.execute.callbacks import Lingers, as_generator
 from bilevel.execute.output_capture import Descriptors, Printed, Streams
 from bilevel.space import Space
+from bilevel.space.secrets import begun, redacted
 from bilevel.study.events import Completed, Order, Raised, Report, Run, Tree, Units
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Hosted:
         self.state: Tree | None = run.state
         self.state_step = 0
         self._last = -1
+        self._held = ""
         self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
         self._searched, self._copies, self._alone = searched, copies, alone
         self._inside = self._ended = self._lingers = self._inference = False
@@ -120,7 +122,7 @@ class Hosted:
             except StopIteration:
                 return Completed()
             except TrialFailed as error:
-                return Raised(str(error))
+                return Raised(redacted(str(error)))
             except BilevelError as error:
                 if not self._searched:
                     raise
@@ -154,7 +156,9 @@ class Hosted:
 
     def output(self) -> str:
         """What it has printed since the last call."""
-        return self._printed.collect()
+        text = self._held + self._printed.collect()
+        self._held = "" if self._ended else begun(text)
+        return redacted(text[: len(text) - len(self._held)])
 
     def close(self) -> bool:
         """End the objective where it stands; whether nothing of it is at work any more."""
@@ -247,7 +251,7 @@ def plain(report: Report) -> Report:
 
 def raised(error: BaseException) -> Raised:
     """An exception as text."""
-    return Raised(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+    return Raised(redacted(f"{type(error).__name__}: {error}"), redacted("".join(traceback.format_exception(error))))
 
 
 class _Random:

@@ -18,6 +18,7 @@ from typing import Any, get_args
 from bilevel.errors import RecordDamaged, StoreFailed
 from bilevel.record import seal
 from bilevel.record.seal import Seal
+from bilevel.space.secrets import redacted
 from bilevel.study import reading
 from bilevel.study.events import Event, Started
 
@@ -90,6 +91,7 @@ class Journal:
             text = _JSON.encode(line)
         except ValueError:  # a number that is not finite
             text = _JSON.encode(_encode(line))
+        text = redacted(text)
         crc = zlib.crc32(text.encode())
         self._pending.append(f'{text[:-1]},"crc":"{crc:08x}"}}\n'.encode())
         self._next += 1

@@ -59,6 +59,8 @@ def read(folder: Path) -> tuple[Values, dict[str, Any], Scaling | None]:
         document: dict[str, Any] = json.loads(manifest.read(folder / "model.json"))
         tensors = safetensors.torch.load(manifest.read(folder / "learned.safetensors"))
         scaling = _scaling(document.pop("scaling", None))
+        if not isinstance(document.get("point", {}), dict) or type(document.get("trial", 0)) is not int:
+            raise ValueError("model.json: trial is a whole number, and point an object")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise RecordDamaged(f"{folder}: no learned model can be read there: {error}; {WITHOUT}") from error
     except RecordDamaged as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from bilevel.errors import RecordDamaged, StoreFailed
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
+from bilevel.space.secrets import redacted
 from bilevel.study.events import Tree
 from bilevel.study.history import History, Trial, mean
 
@@ -106,7 +107,7 @@ class TrialFiles:
             path.parent.mkdir(exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 if file.tell() < LOG:
-                    file.write(text)
+                    file.write(redacted(text))
         except OSError as error:
             raise StoreFailed(f"{path}: cannot be written: {error.strerror}; free space, then resume") from error
 
@@ -123,7 +124,7 @@ class TrialFiles:
         path = self._folder.path / "errors" / f"trial-{trial:04d}.txt"
         try:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_text(redacted(text), encoding="utf-8")
         except OSError as error:
             raise StoreFailed(f"{path}: cannot be written: {error.strerror}; free space, then resume") from error
 

@@ -2,10 +2,12 @@
 
 from bilevel.space.change import assign, parse
 from bilevel.space.points import complete, parameters, point_of, settle
+from bilevel.space.secrets import Secret
 from bilevel.space.tree import Learned, Space, build, flatten, learned
 
 __all__ = [
     "Learned",
+    "Secret",
     "Space",
     "assign",
     "build",

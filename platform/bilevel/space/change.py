@@ -11,6 +11,7 @@ from typing import Any
 from bilevel.errors import BadInput
 from bilevel.space import fits
 from bilevel.space.dimensions import OneOf, is_dimension
+from bilevel.space.secrets import Secret
 from bilevel.space.tree import Learned, Space, children
 
 BAGS = (dict, SimpleNamespace, Namespace)
@@ -67,6 +68,11 @@ def _put(child: Any, rest: str, value: Any, whole: str, hint: Any) -> Any:
     if rest:
         return assign(child, rest, value, whole=whole)
     value = tuple(value) if isinstance(value, list) else value
+    if isinstance(child, Secret) and not isinstance(value, Secret):
+        raise BadInput(
+            f"{whole}: it is {child!r}, and what is set would be recorded; set the environment variable"
+            f" {child.variable} instead"
+        )
     if value is None or isinstance(value, bool | int | float | str):
         if isinstance(child, OneOf) and (picked := _pick(child, value, whole)) is not None:
             value = picked

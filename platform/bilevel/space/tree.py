@@ -11,6 +11,7 @@ from typing import Any, Literal
 from bilevel.errors import BadInput
 from bilevel.space import fits
 from bilevel.space.dimensions import OneOf, is_dimension, label
+from bilevel.space.secrets import Secret, holds
 
 FROM_TASK = ("shape", "ways", "outputs")
 """What the engine hands to a factory whose signature takes it: a sample's shape, and the number of outputs (twice)."""
@@ -116,15 +117,21 @@ class Learned:
 
 
 def build(node: Any) -> Any:
-    """The record that a space describes; `Learned` values stay as they are, for the objective to build."""
+    """The record that a space describes, its secrets revealed; `Learned` values stay, for the objective to build."""
     if isinstance(node, Space):
-        return node.target(**{name: build(value) for name, value in node.values.items()})
+        unsaid = {name: value for name, value in node.inside.items() if name not in node.values and holds(value)}
+        return node.target(**{name: build(value) for name, value in {**node.values, **unsaid}.items()})
+    if isinstance(node, Secret):
+        return node.reveal()
     if isinstance(node, Learned):
         return dataclasses.replace(node, by=build(node.by))
     if isinstance(node, dict):
         return {name: build(value) for name, value in node.items()}
     if is_dimension(node):
         raise BadInput(f"{node!r} has no value yet; give the space a point first: build(settle(space, point))")
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        kept = {name: build(value) for name, value in children(node).items() if holds(value)}
+        return dataclasses.replace(node, **kept) if kept else node
     return node
 
 

@@ -6,16 +6,28 @@ import dataclasses
 import importlib
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bilevel import trees
 from bilevel.errors import BadInput
 from bilevel.space import Space
 from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
+from bilevel.space.secrets import Secret
 from bilevel.space.tree import children
 
 _KINDS = {kind.__name__: kind for kind in (Uniform, Log, Int, LogInt, Normal, LogNormal)}
+_KEYS: dict[str, tuple[str, ...]] = {
+    "Space": ("values",),
+    "object": ("values",),
+    "dict": (),
+    "tuple": (),
+    "OneOf": ("ordered", "center"),
+    **dict.fromkeys(_KINDS, ()),
+    "Secret": (),
+}
+"""What is described under which key, and what may stand beside it."""
 
 
 def to_json(space: Space) -> str:
@@ -27,15 +39,20 @@ def to_json(space: Space) -> str:
     return json.dumps(describe(space), indent=1, allow_nan=False)
 
 
-def from_json(text: str) -> Space:
-    """The space that `to_json` wrote. Dataclasses are imported by their dotted path; nothing else is ever called.
+def from_json(text: str, *, allow: Sequence[str] = ()) -> Space:
+    """The space that `to_json` wrote. The text decides nothing that is run but the making of dataclasses.
+
+    Args:
+        text: what `to_json` wrote.
+        allow: packages (or modules) that may be imported for their dataclasses. Those of this library, and of modules
+            that are imported already, need not be named; nothing else is ever imported.
 
     Raises:
-        BadInput: it is no such text, or names what is not an importable dataclass.
+        BadInput: it is no such text, or names what is not an allowed dataclass.
     """
     try:
-        space = read(json.loads(text))
-    except json.JSONDecodeError as error:
+        space = read(json.loads(text), allow=allow)
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"from_json: this is not JSON ({error}); give what to_json wrote") from error
     if not isinstance(space, Space):
         raise BadInput(f"from_json: this describes a {type(space).__name__}; give what to_json wrote of a Space")
@@ -53,6 +70,8 @@ def describe(value: Any, where: str = "") -> Any:
     if isinstance(value, tuple | list):
         items = [describe(inside, f"{where}[{index}]") for index, inside in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, Secret):
+        return {"Secret": value.variable}
     if isinstance(value, OneOf):
         options = [
             describe(option, f"{where}[{called}]") for called, option in zip(value.labels, value.options, strict=True)
@@ -71,37 +90,48 @@ def describe(value: Any, where: str = "") -> Any:
     raise BadInput(f"{where}: {value!r} cannot be written as JSON; plain values, dimensions and dataclasses can")
 
 
-def read(described: Any) -> Any:
-    """What `describe` described.
+def read(described: Any, *, allow: Sequence[str] = ()) -> Any:
+    """What `describe` described; `allow` as of `from_json`.
 
     Raises:
         BadInput: nothing is described so.
     """
+    if isinstance(described, float) and not math.isfinite(described):
+        raise BadInput(f"from_json: {described} is no value of a space")
     if isinstance(described, list):
-        return [read(inside) for inside in described]
+        return [read(inside, allow=allow) for inside in described]
     if not isinstance(described, dict):
         return described
-    kind = next((name for name in described if name in (*_KINDS, "Space", "object", "dict", "tuple", "OneOf")), None)
-    if kind is None:
-        raise BadInput(f"from_json: {described!r} is none of Space, object, dict, tuple, OneOf, {', '.join(_KINDS)}")
+    kinds = [name for name in described if name in _KEYS]
+    if len(kinds) != 1 or described.keys() - {kinds[0], *_KEYS[kinds[0]]}:
+        shown = str(described)[:200]
+        raise BadInput(f"from_json: {shown} is none of {', '.join(_KEYS)}; give what to_json wrote")
     try:
-        return _made(kind, described[kind], described)
-    except (TypeError, AttributeError) as error:
-        raise BadInput(f"from_json: {kind}: {error}; give what to_json wrote") from error
+        return _made(kinds[0], described[kinds[0]], described, allow)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"from_json: {kinds[0]}: {error}; give what to_json wrote") from error
 
 
-def _made(kind: str, content: Any, described: dict[str, Any]) -> Any:
-    values = {name: read(inside) for name, inside in described.get("values", {}).items()}
+def _made(kind: str, content: Any, described: dict[str, Any], allow: Sequence[str]) -> Any:
+    values = {name: read(inside, allow=allow) for name, inside in described.get("values", {}).items()}
     if kind == "dict":
-        return {name: read(inside) for name, inside in content.items()}
+        return {name: read(inside, allow=allow) for name, inside in content.items()}
     if kind == "tuple":
-        return tuple(read(inside) for inside in content)
+        return tuple(read(inside, allow=allow) for inside in content)
     if kind == "OneOf":
-        return OneOf(*map(read, content), ordered=described.get("ordered", False), center=described.get("center"))
+        options = [read(inside, allow=allow) for inside in content]
+        ordered = described.get("ordered", False)
+        if not isinstance(content, list) or not isinstance(ordered, bool):
+            raise TypeError(f"options {str(content)[:60]!r}, ordered {ordered!r}; a list, and true or false")
+        return OneOf(*options, ordered=ordered, center=described.get("center"))
     if kind == "Space":
-        return Space(dict if content == "dict" else _imported(content), **values)
+        return Space(dict if content == "dict" else _imported(content, allow), **values)
     if kind == "object":
-        return _imported(content)(**values)
+        return _imported(content, allow)(**values)
+    if kind == "Secret":
+        return Secret(content)
     return _KINDS[kind](**content)
 
 
@@ -114,13 +144,25 @@ def _path(target: Any, where: str) -> str:
     return f"{target.__module__}.{name}"
 
 
-def _imported(path: str) -> Any:
-    """The dataclass at a dotted path; importing its module is all that is done."""
-    module, _, name = path.rpartition(".")
+def _imported(path: str, allow: Sequence[str]) -> Any:
+    """The dataclass at a dotted path, of a module that is there already or that may be imported."""
+    if not isinstance(path, str):
+        raise TypeError(f"{path!r} names no class")
+    home, _, name = path.rpartition(".")
+    if not home:
+        raise BadInput(f"from_json: {path} names no module; give what to_json wrote")
+    allowed = any(home == known or home.startswith(f"{known}.") for known in ("bilevel", *allow))
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        module = importlib.import_module(home) if allowed else sys.modules.get(home)
+    except (ImportError, ValueError) as error:
         raise BadInput(f"from_json: {path} cannot be imported ({error}); install what it comes from") from error
+    if module is None:
+        top = home.partition(".")[0]
+        raise BadInput(
+            f"from_json: {path} is not imported for a text to have it; import {home} yourself, or allow it:"
+            f" from_json(text, allow=[{top!r}])"
+        )
+    found = vars(module).get(name)  # no attribute, which a module may make, or import, when it is asked for
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         raise BadInput(f"from_json: {path} is not a dataclass")
     return found
