@@ -20,9 +20,10 @@ class Raw:
 
 
 ODD: tuple[Any, ...] = (
-    None, True, 7, -1, 1 << 70, 10**400, 1.5, -0.0, 1e300, float("nan"), float("inf"), "", "text", "\ud800", "\0", "[/b]",
-    [], [[]], ["a"], {}, {"a": 1}, {"": None}, Raw("9" * 6000), Raw("[" * DEEP + "]" * DEEP), Raw('{"a":' * 50 + "1" + "}" * 50),
-)  # fmt: skip
+    *(None, True, 7, -1, 1 << 70, 10**400, 1.5, -0.0, 1e300, float("nan"), float("inf")),
+    *("", "text", "\ud800", "\0", "[/b]", [], [[]], ["a"], {}, {"a": 1}, {"": None}),
+    *(Raw("9" * 6000), Raw("[" * DEEP + "]" * DEEP), Raw('{"a":' * 50 + "1" + "}" * 50)),
+)
 
 
 def harmed(data: bytes, rng: random.Random) -> bytes:
