@@ -31,7 +31,7 @@ import numpy as np
 
 from bilevel import Inline, OneOf, Space, Uniform, figures, trees
 from bilevel.cli import cli
-from bilevel.drive import driver, runs, session, sources
+from bilevel.drive import keeping, runs, session, sources
 from bilevel.drive.learner import Learner, load, predictions
 from bilevel.drive.samples import read_samples
 from bilevel.errors import BilevelError
@@ -297,7 +297,7 @@ def cases(home: Path) -> list[Case]:
     study, source = sources.load(str(home / "odd.py"))
     with (
         mock.patch.object(figures, "draw", return_value={}),
-        mock.patch.multiple(driver, KEEP_EVERY=0.0, KEEP_BEST_EVERY=0.0),
+        mock.patch.multiple(keeping, KEEP_EVERY=0.0, KEEP_BEST_EVERY=0.0),
     ):
         ended = runs.run(study, on=Inline(), store=home / "ended", track="none", source=source).folder
         half = runs.run(study, on=Inline(), store=home / "half", track="none", source=source).folder
