@@ -43,3 +43,15 @@ class StoreFailed(BilevelError):
 
 class ClusterFailed(BilevelError):
     """No worker could be had from Ray. What was recorded stays; the run can be resumed."""
+
+
+def described(error: BaseException) -> str:
+    """An exception in words, `Type: message`, whatever its own `__str__` does; text that any file can hold."""
+    name = type(error).__name__
+    try:
+        message = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # noqa: BLE001 the user's code
+        return f"{name} (its message cannot be shown: __str__ raised {type(broken).__name__})"
+    return f"{name}: {message}".encode(errors="backslashreplace").decode()

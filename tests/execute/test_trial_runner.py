@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from bilevel import Report, Run, Space, trees
+from bilevel import Int, Report, Run, Space, trees
 from bilevel.episodes import Key
+from bilevel.errors import TrialFailed
+from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import RANDOM, Hosted, Script
+from bilevel.execute.worker import compute
 from bilevel.record import checkpoints
-from bilevel.study.events import Completed, Order, Raised
+from bilevel.study.events import Completed, Order, Raised, Said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,3 +266,90 @@ def test_what_is_raised_on_the_way_out_is_logged(caplog: pytest.LogCaptureFixtur
     assert isinstance(hosted.advance(None), Report)
     assert hosted.close()
     assert [record.getMessage() for record in caplog.records] == ["trial 4, when it was stopped: KeyError: 'left open'"]
+
+
+# -- what objectives raise and report ----------------------------------------------------------------------------------
+
+
+class Mute(Exception):
+    """Cannot even say what is wrong."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Odd:
+    """A number that is none."""
+
+    def __float__(self) -> float:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Mute(), "Mute (its message cannot be shown: __str__ raised ValueError)"),
+        (GeneratorExit(), "GeneratorExit: "),
+        (asyncio.CancelledError("x"), "CancelledError: x"),
+        (OSError("\udc80.txt"), "OSError: \\udc80.txt"),
+        (TrialFailed("of my own"), "of my own"),
+    ],
+)
+@pytest.mark.parametrize("form", ["generator", "function", "configuration", "unit"])
+def test_whatever_is_raised_is_the_trials_own_failure(error: BaseException, reason: str, form: str) -> None:
+    def fails(config: Any, run: Run) -> float:
+        raise error
+
+    def generated(config: Any, run: Run) -> Iterator[Report]:
+        yield Report(1, {"loss": fails(config, run)})
+
+    def refuses(**_: Any) -> Any:
+        raise error
+
+    if form == "unit":
+        said: Any = compute(fails, {}, None)
+    elif form == "configuration":
+        stage = InlineStage(Script(generated, Space(refuses, n=Int(0, 3)), Key((0,)), "loss", True), {})
+        stage.begin(Order(0, 1, 1, {"n": 1}))
+        said = next(said.end for said in stage.poll(0.0) if isinstance(said, Said))
+    else:
+        said = script(fails if form == "function" else generated).host(Order(0, 1, 1, {}), {}).advance(None)
+    assert isinstance(said, Raised)
+    assert said.reason.endswith(reason)
+    said.traceback.encode()
+
+
+HUGE = 10**400
+REPORTED = {
+    "a whole number": ({"loss": HUGE}, "metric 'loss' is a number that no float can hold"),
+    "a fraction": ({"loss": Fraction(HUGE, 7)}, "metric 'loss' is a number that no float can hold"),
+    "a longer one": ({"loss": 10**5000}, "metric 'loss' is a number that no float can hold"),
+    "a second metric": ({"loss": 1.0, "n": HUGE}, "metric 'n' is a number that no float can hold"),
+    "no number": ({"loss": Odd()}, "what it reported after step -1 cannot be read: ZeroDivisionError: "),
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+@pytest.mark.parametrize("form", ["generator", "returned"])
+def test_a_number_that_no_float_can_hold_fails_its_trial_alone(name: str, form: str) -> None:
+    metrics, reason = REPORTED[name]
+
+    def yields(config: Any, run: Run) -> Iterator[Report]:
+        yield Report(1, metrics)  # type: ignore[arg-type]
+
+    def returns(config: Any, run: Run) -> Any:
+        return metrics["loss"] if len(metrics) == 1 else metrics
+
+    said = script(yields if form == "generator" else returns).host(Order(0, 1, 1, {}), {}).advance(None)
+    assert isinstance(said, Raised)
+    assert reason in said.reason
+
+
+@pytest.mark.parametrize("step", [2**63, HUGE, -HUGE, -(10**5000)], ids=["64 bits", "far", "behind", "far behind"])
+def test_a_step_beyond_all_databases_fails_its_trial_alone(step: int) -> None:
+    def far(config: Any, run: Run) -> Iterator[Report]:
+        yield Report(step, {"loss": 1.0})
+
+    said = script(far).host(Order(0, 1, 1, {}), {}).advance(None)
+    assert isinstance(said, Raised)
+    assert "step" in said.reason

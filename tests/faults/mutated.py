@@ -38,7 +38,7 @@ from bilevel.errors import BilevelError
 from bilevel.meta import manifest
 from bilevel.record import documents, model
 from bilevel.record.folder import RunFolder
-from bilevel.record.trial_files import Shelf
+from bilevel.record.trial_files import TrialFiles
 from bilevel.space import flatten
 from bilevel.space.conversion import from_json, to_json
 from bilevel.study import history as histories
@@ -224,7 +224,7 @@ def newest(folder: Path) -> Callable[[], tuple[Any, str]]:
 
     def read() -> tuple[Any, str]:
         lines: list[str] = []
-        step, state = Shelf(run).last(history.trials[0], history, lines.append)
+        step, state = TrialFiles(run).last(history.trials[0], history, lines.append)
         return (step, trees.digest(state or {})), "\n".join(lines)
 
     return read

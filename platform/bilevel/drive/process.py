@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from types import FrameType
 
 import torch
+
+from bilevel.execute import forks
 
 
 @contextmanager
@@ -33,6 +36,20 @@ class Leaving:
 _present: Leaving | None = None
 
 
+def asked_to_leave() -> bool:
+    """Whether somebody has asked this process to leave: for who waits where `Leaving` is not at hand."""
+    return _present is not None and _present.reason is not None
+
+
+def _forget() -> None:
+    """In a child that was forked: nobody has asked it."""
+    global _present
+    _present = None
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 @contextmanager
 def leaving() -> Iterator[Leaving]:
     """While inside, the first SIGINT or SIGTERM asks to leave in good order, a second SIGINT at once.
@@ -45,6 +62,7 @@ def leaving() -> Iterator[Leaving]:
         return
     asked = Leaving()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    forks.in_children(before)  # `terminate()` is to end a trial's children
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         signal.signal(signal.SIGINT, before[signal.SIGINT])
@@ -57,5 +75,6 @@ def leaving() -> Iterator[Leaving]:
         yield asked
     finally:
         _present = None
+        forks.in_children({})
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -21,7 +21,7 @@ from bilevel.drive.progress import Progress, Watch
 from bilevel.drive.results import ENDED, Result
 from bilevel.drive.session import Session, stage_of
 from bilevel.drive.sources import Source
-from bilevel.errors import BadInput, RecordDamaged, StudyChanged
+from bilevel.errors import BadInput, RecordDamaged, StudyChanged, described
 from bilevel.execute import Inline, On, Ray, Tune
 from bilevel.figures.comparison import verdict
 from bilevel.record import folder as folders
@@ -336,7 +336,7 @@ def _check(study: Study, on: On) -> dict[Any, Any]:
     except Exception as error:
         if study.parameters:  # the class refuses the middle of the space; elsewhere it need not
             return kept
-        why = redacted(f"{type(error).__name__}: {error}")
+        why = redacted(described(error))
         raise BadInput(f"Study {study.name}: {why}; give the space other values") from error
     check = ObjectiveTraits(study.objective).check
     if check is not None:

@@ -14,7 +14,7 @@ import torch
 
 from bilevel.drive import drawing, results, warm
 from bilevel.drive.driver import Driver
-from bilevel.drive.process import leaving
+from bilevel.drive.process import asked_to_leave, leaving
 from bilevel.drive.progress import Watch
 from bilevel.drive.results import ENDED, Result
 from bilevel.drive.sources import Source
@@ -173,7 +173,7 @@ def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stag
     """
     script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0, copies=not study.spreads)
     if study.spreads or isinstance(on, Inline):
-        return InlineStage(script, kept)
+        return InlineStage(script, kept, asked=asked_to_leave)
     code = () if source.file is None else (str(source.file.parent),)
     fresh = study.isolation == "process"
     return opening.stage(on, script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)

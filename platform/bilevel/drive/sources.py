@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 from bilevel.drive import neighbours
-from bilevel.errors import BadInput, StudyChanged
+from bilevel.errors import BadInput, StudyChanged, described
+from bilevel.execute import imported
 from bilevel.study.study import Study
 
 _imported: list[str] = []  # modules that came with the study that was imported last
@@ -85,7 +87,7 @@ def _run(file: Path) -> tuple[ModuleType, list[ModuleType]]:
     """The study's module, and those beside it that belong to its source."""
     for name in _imported:  # another study's neighbours, or this one's before they were edited
         sys.modules.pop(name, None)
-    name = f"bilevel_study_{file.stem}"
+    name = "bilevel_study_" + re.sub(r"\W", "_", file.stem)  # one that imports: on workers, and in children
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise BadInput(f"{file}: not a Python file")
@@ -99,12 +101,13 @@ def _run(file: Path) -> tuple[ModuleType, list[ModuleType]]:
     except BadInput as error:
         raise type(error)(f"{_line(file, error)}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises: one message with her own line
-        raise BadInput(f"{_line(file, error)}: {type(error).__name__}: {error}") from error
+        raise BadInput(f"{_line(file, error)}: {described(error)}") from error
     finally:
         # For later imports, but behind the libraries: a study in `ray.py` must not pass for Ray.
         sys.path[:] = [*(entry for entry in sys.path if entry != folder), folder]
         new = [n for n in sys.modules if n not in before]
         _imported[:] = [n for n in new if n == name or neighbours.below(sys.modules[n], file.parent)]
+    imported.publish({name: (str(file), file.read_text(encoding="utf-8"), False)})
     return module, list(neighbours.of(module, new, file.parent).values())
 
 

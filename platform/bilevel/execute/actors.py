@@ -16,6 +16,7 @@ from typing import Any
 from bilevel.errors import ClusterFailed
 from bilevel.execute import cluster
 from bilevel.execute.declarations import Ray
+from bilevel.execute.luggage import Luggage
 from bilevel.execute.units import Call
 from bilevel.execute.worker import BilevelWorker, Hello, Settings, platform
 
@@ -71,7 +72,7 @@ class Crew:
         ClusterFailed: no cluster could be started.
     """
 
-    def __init__(self, wanted: Ray, threads: int, code: tuple[str, ...], cpus: float | None = None) -> None:
+    def __init__(self, wanted: Ray, threads: int, luggage: Luggage, cpus: float | None = None) -> None:
         self._wanted = wanted
         # A cluster of our own has room for each worker's threads; it does not pretend to have what a trial wants.
         self._cluster = cluster.connect(wanted.address, wanted.workers, threads if cpus is None else min(cpus, 1))
@@ -85,7 +86,7 @@ class Crew:
         except BaseException:
             self._cluster.close()
             raise
-        self._arguments = (Settings.here(threads), "cuda" if gpus else wanted.device or "cpu", code)
+        self._arguments = (Settings.here(threads), "cuda" if gpus else wanted.device or "cpu", ray.put(luggage))
         self.members: list[Member] = []
         self.target = wanted.workers or 0
         self._counted = -GROWTH

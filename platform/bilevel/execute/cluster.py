@@ -14,10 +14,9 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from bilevel.errors import BadInput, ClusterFailed
@@ -148,29 +147,6 @@ def connect(address: str | None, workers: int | None, cpus: float) -> Cluster:
         posted = _start(workers, cpus)
     internals.silence_worker_logs(True)
     return Cluster(joined=True, guard=posted)
-
-
-def by_value(code: Sequence[str]) -> None:
-    """Let modules below the directories `code` travel inside of pickles: a worker elsewhere has no copy of them.
-
-    Installed packages, the standard library and this library stay as they are: workers have those.
-    """
-    roots = [Path(directory).resolve() for directory in code]
-    if not roots:
-        return
-    for module in list(sys.modules.values()):
-        if _users(module) and any(Path(str(module.__file__)).resolve().is_relative_to(root) for root in roots):
-            ray.cloudpickle.register_pickle_by_value(module)
-
-
-def _users(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    name = getattr(module, "__name__", "")
-    if not isinstance(file, str) or name not in sys.modules or name.partition(".")[0] in {"bilevel", "__main__"}:
-        return False
-    parts = Path(file).parts
-    installed = "site-packages" in parts or "dist-packages" in parts
-    return not installed and name.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _nodes() -> list[dict[str, float]]:

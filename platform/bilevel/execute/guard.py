@@ -21,6 +21,9 @@ MARK = "BILEVEL_CLUSTER"
 KEEP = {"SPT_NOENV": "1"}
 """Ray's agents write their titles over the memory in which the system shows their environment, unless this is in it."""
 
+BLOWS = 3
+"""Times that what is left is killed at least, before it is given up."""
+
 
 def family(mark: str) -> set[int]:
     """All other processes that were started with the mark and still live; none on systems without /proc."""
@@ -37,18 +40,26 @@ def family(mark: str) -> set[int]:
 def end(mark: str, grace: float = 0.0, limit: float = 10.0, quiet: float = 0.1) -> None:
     """Wait `grace` seconds for the family to go by itself, then kill it until none is left or `limit` has passed.
 
-    None is left when none is seen for `quiet` seconds: a process that is just being started shows no environment.
+    None is left when none is seen for `quiet` seconds: a process that is just being started shows no environment. Time
+    is taken after each scan, which may last for seconds on a busy machine, and no limit comes before the first blows.
     """
-    begun = seen = now = time.monotonic()
-    while now - seen < quiet and now - begun < limit:
-        if left := family(mark):
+    begun = seen = time.monotonic()
+    blows = 0
+    while True:
+        left = family(mark)
+        now = time.monotonic()
+        if left:
             seen = now
-        if now - begun >= grace:
+        elif now - seen >= quiet:
+            return
+        if left and now - begun >= grace:
+            blows += 1
             for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
+        if now - begun >= limit and blows >= BLOWS:
+            return
         time.sleep(0.02)
-        now = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import contextlib
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from bilevel import trees
 from bilevel.errors import BilevelError
+from bilevel.execute.callbacks import Away, never
 from bilevel.execute.trial_runner import Hosted, Script, plain, raised
 from bilevel.execute.worker import Settings, compute, keep_memory, settled, usable
 from bilevel.study.events import Done, Fault, Gone, Lost, Order, Placed, Raised, Report, Said, Tree, Units
@@ -78,9 +80,18 @@ class InlineExecutor:
 class InlineStage:
     """A `Stage` in this process: each `poll` lets every trial that may go on come to its next report."""
 
-    def __init__(self, script: Script, cache: dict[Any, Any], *, echo: bool = True) -> None:
-        """The trials of a script; `cache` is their `Run.cache`, `echo`: what they print is seen, too."""
-        self._script, self._cache, self._echo = script, cache, echo
+    def __init__(
+        self, script: Script, cache: dict[Any, Any], *, echo: bool = True, asked: Callable[[], bool] = never
+    ) -> None:
+        """Nothing has begun yet.
+
+        Args:
+            script: whose trials they are.
+            cache: their `Run.cache`.
+            echo: what they print is seen, too.
+            asked: whether this process was asked to leave; then a trial that may never report is not waited for.
+        """
+        self._script, self._cache, self._echo, self._asked = script, cache, echo, asked
         self._hosted: dict[int, tuple[int, Hosted]] = {}
         self._turns: deque[tuple[int, Any]] = deque()
         self._news: list[Said | Placed | Gone | Fault] = []
@@ -99,13 +110,15 @@ class InlineStage:
         """Make the trial ready; it begins when it is polled for."""
         self._news.append(Placed(order.trial, order.attempt, "driver"))
         try:
-            hosted = self._script.host(order, self._cache, echo=self._echo)
+            hosted = self._script.host(order, self._cache, echo=self._echo, asked=self._asked)
         except BilevelError as error:
             if not order.point:
                 raise
             self._news.append(Said(order.trial, order.attempt, end=raised(error)))
             return
-        except Exception as error:  # noqa: BLE001 the user's configuration refuses these values
+        except BaseException as error:  # the user's configuration refuses these values
+            if isinstance(error, KeyboardInterrupt):
+                raise
             self._news.append(Said(order.trial, order.attempt, end=raised(error)))
             return
         self._hosted[order.trial] = order.attempt, hosted
@@ -144,6 +157,8 @@ class InlineStage:
         attempt, hosted = self._hosted[trial]
         said = hosted.advance(answer)
         output = hosted.output()
+        if isinstance(said, Away):
+            return Said(trial, attempt, output=output)
         if isinstance(said, Units):
             return Said(trial, attempt, units=said, output=output)
         if isinstance(said, Report):

@@ -7,9 +7,11 @@ from collections import deque
 from typing import Any
 
 from bilevel import trees
+from bilevel.errors import described
 from bilevel.execute.actors import Crew, Member, line
-from bilevel.execute.cluster import by_value
 from bilevel.execute.declarations import Ray
+from bilevel.execute.luggage import pack
+from bilevel.execute.pickling import dumps
 from bilevel.execute.units import Call, Ticket, Unit, Work
 from bilevel.execute.worker import Computed, Missing
 from bilevel.study.events import Done, Fault, Lost, Raised, Units
@@ -35,8 +37,8 @@ class Pool:
     """
 
     def __init__(self, wanted: Ray, threads: int, code: tuple[str, ...]) -> None:
-        self._code = code
-        self._crew = Crew(wanted, threads, code)
+        self._luggage = pack(code)
+        self._crew = Crew(wanted, threads, self._luggage)
         self._tickets: dict[int, Ticket] = {}
         self._queue: deque[Unit] = deque()
         self._works: list[Work] = []  # the last used last
@@ -69,7 +71,7 @@ class Pool:
         try:
             work = self._work(units.work)
         except Exception as error:  # noqa: BLE001 pickling runs the user's code; the ticket fails, loudly
-            reason = f"{type(error).__name__}: {error}; what an objective hands to workers must be picklable"
+            reason = f"{described(error)}; what an objective hands to workers must be picklable"
             self._news.append(Lost(ticket, "the work itself", reason))
             return
         entry = Ticket(ticket, work, self._key(), trees.pack(units.shared), len(units.items))
@@ -113,8 +115,7 @@ class Pool:
         """The record of this very object; of those without units, the ones used longest ago are forgotten."""
         work = next((known for known in self._works if known.function is function), None)
         if work is None:
-            by_value(self._code)
-            pickled = ray.cloudpickle.dumps(function)
+            pickled = dumps(function, self._luggage)
             work = Work(function, self._key(), ray.put(pickled) if len(pickled) > INLINE else pickled)
         else:
             self._works.remove(work)
@@ -136,7 +137,7 @@ class Pool:
         try:
             ref = member.handle.compute.remote((work.key, ticket.key, gone, unit.item), *fresh)
         except (TypeError, AttributeError, ValueError) as error:  # nothing was sent: the item cannot be pickled
-            self._lose(unit, f"{type(error).__name__}: {error}")
+            self._lose(unit, described(error))
             return
         member.knows.difference_update(gone)
         member.warm.difference_update(gone)
@@ -268,6 +269,6 @@ class Pool:
             ticket.payload = None
         for work in self._works:
             if not isinstance(work.payload, bytes):
-                work.payload = ray.put(ray.cloudpickle.dumps(work.function))
+                work.payload = ray.put(dumps(work.function, self._luggage))
         for member in self._crew.members:
             member.knows.clear()

@@ -14,8 +14,9 @@ from typing import Any
 from bilevel import trees
 from bilevel.errors import BadInput
 from bilevel.execute.actors import Crew, Member, line
-from bilevel.execute.cluster import by_value
 from bilevel.execute.declarations import Ray
+from bilevel.execute.luggage import Luggage, pack
+from bilevel.execute.pickling import dumps
 from bilevel.execute.trial_runner import Script
 from bilevel.execute.worker import Missing, Played, Spoiled, unpacked
 from bilevel.study.events import Fault, Gone, Order, Placed, Raised, Said
@@ -57,9 +58,10 @@ class RayStage:
         self, wanted: Ray, script: Script, code: tuple[str, ...], *, threads: int, cpus: float, fresh: bool
     ) -> None:
         self._fresh = fresh
-        self._crew = Crew(wanted, threads, code, cpus)
+        luggage = pack(code)
+        self._crew = Crew(wanted, threads, luggage, cpus)
         try:
-            self._script = shipped(script, code)
+            self._script = shipped(script, luggage)
         except BaseException:
             self._crew.close()
             raise
@@ -269,15 +271,14 @@ class RayStage:
         self._crew.staff()
 
 
-def shipped(script: Script, code: tuple[str, ...]) -> Any:
+def shipped(script: Script, luggage: Luggage) -> Any:
     """The script pickled, or, if that is large, where it lies in Ray's object store.
 
     Raises:
         BadInput: something in it cannot be pickled.
     """
     try:
-        by_value(code)
-        pickled = ray.cloudpickle.dumps(script)
+        pickled = dumps(script, luggage)
     except Exception as error:  # whatever the user's objects raise when they are to be pickled
         raise BadInput(
             f"the study cannot travel to the workers: {line(error)}; make what it names inside of the objective"

@@ -18,8 +18,9 @@ import torch
 from bilevel import space as spaces
 from bilevel import trees
 from bilevel.episodes import Key
-from bilevel.errors import BilevelError, TrialFailed
-from bilevel.execute.callbacks import Lingers, as_generator
+from bilevel.errors import BilevelError, TrialFailed, described
+from bilevel.execute.callbacks import Away, Lingers, as_generator, never
+from bilevel.execute.forks import parent_alone
 from bilevel.execute.output_capture import Descriptors, Printed, Streams
 from bilevel.space import Space
 from bilevel.space.secrets import begun, redacted
@@ -27,6 +28,8 @@ from bilevel.study.events import Completed, Order, Raised, Report, Run, Tree, Un
 
 log = logging.getLogger(__name__)
 
+LAST = 2**63 - 1
+"""The last step: what a tracker's database can hold."""
 RANDOM = "bilevel.random"
 """In a state that is kept: the global random generators as they were."""
 
@@ -43,7 +46,15 @@ class Script:
     copies: bool = True
     """States are copied when they are reported: the objective may go on to change them in place."""
 
-    def host(self, order: Order, cache: dict[Any, Any], *, echo: bool = False, alone: bool = False) -> Hosted:
+    def host(
+        self,
+        order: Order,
+        cache: dict[Any, Any],
+        *,
+        echo: bool = False,
+        alone: bool = False,
+        asked: Callable[[], bool] = never,
+    ) -> Hosted:
         """An attempt, ready to begin; see `Hosted`."""
         with _seeded(order.seed, alone=alone):  # a configuration may be a network
             config = spaces.build(spaces.settle(self.space, order.point))
@@ -60,6 +71,7 @@ class Script:
             copies=self.copies,
             echo=echo,
             alone=alone,
+            asked=asked,
         )
         if order.state is not None and RANDOM in order.state:
             hosted.restore(order.state[RANDOM])
@@ -84,6 +96,7 @@ class Hosted:
         copies: bool = True,
         echo: bool = False,
         alone: bool = False,
+        asked: Callable[[], bool] = never,
     ) -> None:
         """Nothing of the objective runs yet.
 
@@ -96,21 +109,24 @@ class Hosted:
             copies: states are copied when they are reported.
             echo: what it prints goes to standard error, too.
             alone: this process is for trials; nothing else needs its random generators as they were.
+            asked: whether this process was asked to leave; then a function is not waited for.
         """
         self.run = run
         self.state: Tree | None = run.state
         self.state_step = 0
         self._last = -1
         self._held = ""
-        self._generator: Generator[Report | Units, Any, None] = as_generator(objective, config, run, metric)
+        self._generator: Generator[Report | Units | Away, Any, None] = as_generator(
+            objective, config, run, metric, asked
+        )
         self._searched, self._copies, self._alone = searched, copies, alone
         self._inside = self._ended = self._lingers = self._inference = False
         self._printed: Printed = Descriptors() if alone else Streams(sys.stderr if echo else None)
         self._random: _Random | None = None
         self._settings: tuple[Any, ...] | None = None
 
-    def advance(self, answer: Any) -> Report | Units | Completed | Raised:
-        """Let the objective go on to its next report, its units, or its end.
+    def advance(self, answer: Any) -> Report | Units | Completed | Raised | Away:
+        """Let the objective go on to its next report, its units, or its end; or to where it is not to be waited for.
 
         Raises:
             BilevelError: the run's trouble (a full disk, no cluster, bad input), not the trial's.
@@ -118,21 +134,24 @@ class Hosted:
         with self.at_work(), self._printed.taken():
             self._ended = True
             try:
-                said: Any = self._generator.send(answer)
+                with parent_alone():
+                    said: Any = self._generator.send(answer)
             except StopIteration:
                 return Completed()
             except TrialFailed as error:
-                return Raised(redacted(str(error)))
+                return Raised(redacted(described(error).partition(": ")[2]))
             except BilevelError as error:
                 if not self._searched:
                     raise
                 return raised(error)
             except BaseException as error:  # the user's code: whatever it raises ends this trial alone
-                if not self._alone and not isinstance(error, Exception | SystemExit):
+                if not self._alone and isinstance(error, KeyboardInterrupt):
                     raise  # Ctrl-C, in the driver
                 return Completed(pruned=True) if _is_pruned(error) else raised(error)
             self._ended = False
-            said, problem = self._fit(said)
+            if isinstance(said, Away):
+                return said
+            said, problem = self._readable(said)
             if problem is not None:
                 self._leave()
                 return Raised(problem)
@@ -169,14 +188,24 @@ class Hosted:
 
     def _leave(self) -> None:
         try:
-            self._generator.close()
+            with parent_alone():
+                self._generator.close()
         except Lingers:
             self._lingers = True
-        except Exception as error:  # noqa: BLE001 the user's code on its way out, when its trial has been judged
-            log.warning("trial %d, when it was stopped: %s: %s", self.run.trial, type(error).__name__, error)
+        except BaseException as error:  # the user's code on its way out, when its trial has been judged
+            if not self._alone and isinstance(error, KeyboardInterrupt):
+                raise
+            log.warning("trial %d, when it was stopped: %s", self.run.trial, described(error))
+
+    def _readable(self, said: Any) -> tuple[Any, str | None]:
+        """`_fit`, of objects that may raise anything when they are read."""
+        try:
+            return self._fit(said)
+        except Exception as error:  # noqa: BLE001 the user's own types
+            return said, f"what it reported after step {self._last} cannot be read: {described(error)}"
 
     def _fit(self, said: Any) -> tuple[Any, str | None]:
-        """What an objective yields, its state as it can be kept; or what is wrong with it."""
+        """What an objective yields, its metrics as numbers, its state as it can be kept; or what is wrong with it."""
         if isinstance(said, Units):
             return said, None
         if not isinstance(said, Report):
@@ -184,21 +213,30 @@ class Hosted:
         if isinstance(said.step, np.integer):
             said = dataclasses.replace(said, step=int(said.step))
         if not isinstance(said.step, int) or said.step <= self._last:
-            return said, f"step {said.step!r} reported after step {self._last}; steps are whole numbers that grow"
+            step = repr(said.step) if _short(said.step) else "too large to be shown"
+            return said, f"step {step} reported after step {self._last}; steps are whole numbers that grow"
+        if said.step > LAST:
+            return said, f"a step of {said.step.bit_length()} bits was reported; steps end at {LAST}"
         if not isinstance(said.metrics, Mapping):
             return said, f"step {said.step}: metrics are a {type(said.metrics).__name__}; they take numbers by name"
+        metrics = {}
         for name, value in said.metrics.items():
             if not isinstance(name, str):
                 return said, f"step {said.step}: metric {name!r} is named by a {type(name).__name__}; names are text"
-            if not _is_number(value):
+            try:
+                metrics[name] = _number(value)
+            except OverflowError:
+                return said, f"step {said.step}: metric {name!r} is a number that no float can hold; report a logarithm"
+            except (TypeError, ValueError, RuntimeError):  # words, or a tensor of several numbers
                 return said, f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
+        said = dataclasses.replace(said, metrics=metrics)
         if said.state is None:
             return said, None
         if not isinstance(said.state, dict):
             return said, f"step {said.step}: state is a {type(said.state).__name__}; it takes a dict of what is kept"
         try:
             return dataclasses.replace(said, state=trees.storable(said.state, copy=self._copies)), None
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return said, f"step {said.step}: state cannot be kept: {error}"
 
     @contextlib.contextmanager
@@ -228,14 +266,15 @@ class Hosted:
             _set(*settings)
 
 
-def _is_number(value: Any) -> bool:
+def _number(value: Any) -> float:
     if not isinstance(value, SupportsFloat) or isinstance(value, str):
-        return False
-    try:
-        float(value)
-    except (TypeError, ValueError, RuntimeError):  # a tensor of several numbers
-        return False
-    return True
+        raise TypeError("not a number")
+    return float(value)
+
+
+def _short(value: Any) -> bool:
+    """Whether it can be shown: Python refuses to write whole numbers of thousands of digits."""
+    return not isinstance(value, int) or value.bit_length() < 128
 
 
 def _is_pruned(error: BaseException) -> bool:
@@ -251,7 +290,8 @@ def plain(report: Report) -> Report:
 
 def raised(error: BaseException) -> Raised:
     """An exception as text."""
-    return Raised(redacted(f"{type(error).__name__}: {error}"), redacted("".join(traceback.format_exception(error))))
+    lines = "".join(traceback.format_exception(error))
+    return Raised(redacted(described(error)), redacted(lines.encode(errors="backslashreplace").decode()))
 
 
 class _Random:

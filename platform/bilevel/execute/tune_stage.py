@@ -15,6 +15,7 @@ from bilevel import trees
 from bilevel.errors import ClusterFailed
 from bilevel.execute import cluster
 from bilevel.execute.declarations import Tune
+from bilevel.execute.luggage import pack
 from bilevel.execute.stage import SILENCE, STEP, shipped, stopped
 from bilevel.execute.trial_runner import Script
 from bilevel.execute.tune_mailbox import Desk, Seat
@@ -52,7 +53,8 @@ class TuneStage:
             self._cluster.check(cpus, gpus)
             self._room = wanted.workers or max(1, self._cluster.workers(cpus, gpus))
             device = "cuda" if gpus else wanted.device or "cpu"
-            trial = trial_class(shipped(script, code), Settings.here(threads), device, code)
+            luggage = pack(code)
+            trial = trial_class(shipped(script, luggage), Settings.here(threads), device, ray.put(luggage))
             self._error: BaseException | None = None
             self._placed = time.monotonic()
             self._thread = threading.Thread(

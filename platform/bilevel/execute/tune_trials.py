@@ -65,8 +65,14 @@ def carry_out(desk: Desk, trial: type[tune.Trainable], resources: dict[str, floa
             shutil.rmtree(left, ignore_errors=True)
 
 
-def trial_class(script: Any, settings: Settings, device: str, code: tuple[str, ...]) -> type[tune.Trainable]:
-    """What runs in the process of a trial; `script` is pickled, or where that lies in Ray's object store."""
+def trial_class(script: Any, settings: Settings, device: str, luggage: Any) -> type[tune.Trainable]:
+    """What runs in the process of a trial.
+
+    Args:
+        script: pickled, or where that lies in Ray's object store.
+        settings, device: as for `BilevelWorker`.
+        luggage: where it lies in Ray's object store.
+    """
 
     class BilevelTrial(tune.Trainable):  # type: ignore[misc]
         """A worker that Tune has placed. Its first result is a greeting, each of the next ones what the trial said."""
@@ -75,7 +81,7 @@ def trial_class(script: Any, settings: Settings, device: str, code: tuple[str, .
         _greeted: bool
 
         def setup(self, config: dict[str, Any]) -> None:
-            self._worker = BilevelWorker(settings, device, code)
+            self._worker = BilevelWorker(settings, device, ray.get(luggage))
             self._knows = False
             self._take(config)
 

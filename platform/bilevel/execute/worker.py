@@ -10,9 +10,8 @@ import os
 import pickle
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,10 @@ import torch
 
 from bilevel import trees
 from bilevel.errors import BadInput
+from bilevel.execute import luggage as luggages
+from bilevel.execute.callbacks import Away
+from bilevel.execute.forks import in_children, parent_alone
+from bilevel.execute.luggage import Luggage
 from bilevel.execute.trial_runner import Hosted, Script, plain, raised
 from bilevel.study.events import Completed, Order, Raised, Report, Units
 
@@ -103,12 +106,15 @@ def unpacked(answer: Answer) -> Played | Missing | Spoiled:
     return dataclasses.replace(played, state=answer[1])
 
 
-def compute(work: Callable[[Any, Any], Any], shared: Any, item: Any) -> Computed | Raised:
-    """`work(shared, item)`, ready to travel; what it raises is a value too."""
+def compute(work: Callable[[Any, Any], Any], shared: Any, item: Any, *, alone: bool = False) -> Computed | Raised:
+    """`work(shared, item)`, ready to travel; what it raises is a value too. `alone`: nobody presses Ctrl-C here."""
     begun = time.perf_counter()
     try:
-        result = trees.pack(work(shared, item))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 the user's code: anything can come, and none of it is ours
+        with parent_alone():
+            result = trees.pack(work(shared, item))
+    except BaseException as error:  # the user's code: anything can come, and none of it is ours
+        if not alone and isinstance(error, KeyboardInterrupt):
+            raise
         return raised(error)
     return Computed(result, time.perf_counter() - begun)
 
@@ -157,19 +163,30 @@ def keep_memory() -> None:
         mallopt(-2, 64 << 20)  # M_TOP_PAD: grow by 64 MiB at a time
 
 
+def _hear_no_signals() -> None:
+    """Ctrl-C is for the driver, which still wants its last results. Children of a trial hear their signals as ever.
+
+    A handler that does nothing, since what is ignored or blocked is so in every child, too.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it
+    # Ray's handler of SIGTERM is for a worker, not for a child of one.
+    in_children({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL})
+
+
 class BilevelWorker:
     """An actor: a warm process that keeps works and shared trees under the keys that the driver gave them."""
 
-    def __init__(self, settings: Settings, device: str, code: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, device: str, luggage: Luggage) -> None:
         """Importing this module has imported torch: once an actor says hello, it is warm.
 
         Args:
             settings: torch's settings, those of the driver.
             device: where shared trees are put, e.g. "cpu", "cuda".
-            code: directories that the study's modules come from; on this machine they may exist too.
+            luggage: the study's modules.
         """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which still wants its last results
-        sys.path.extend(directory for directory in code if Path(directory).is_dir())
+        _hear_no_signals()
+        luggages.unpack(luggage, _session())
         settings.apply()
         keep_memory()
         gc.freeze()  # what is imported by now stays: half a second less at each full collection
@@ -205,13 +222,14 @@ class BilevelWorker:
             if work is not None:
                 # From our own driver, over Ray, which pickles every call as it is: not from storage.
                 self._kept[of_work] = pickle.loads(work)
+                self._settings.apply()  # a module that was imported for it may have changed them
             if shared is not None:
                 self._kept[of_shared] = trees.to_device(trees.unpack(shared), self._device)
-        except Exception as error:  # noqa: BLE001 unpickling runs the user's module code
+        except BaseException as error:  # noqa: BLE001 unpickling runs the user's module code
             return raised(error)
         if of_work not in self._kept or of_shared not in self._kept:
             return Missing()
-        return compute(self._kept[of_work], self._kept[of_shared], item)
+        return compute(self._kept[of_work], self._kept[of_shared], item, alone=True)
 
     def play_packed(self, call: bytes, state: trees.Packed | None = None, script: bytes | None = None) -> Answer:
         """`play` as it travels: pickled in one piece, but for what is large.
@@ -284,7 +302,7 @@ class _Playing:
         try:
             state = None if order.state is None else trees.unpack(order.state)
             self._hosted: Hosted | None = script.host(dataclasses.replace(order, state=state), cache, alone=True)
-        except Exception as error:  # noqa: BLE001 the user's configuration refuses these values, or her module raises
+        except BaseException as error:  # noqa: BLE001 the user's configuration refuses these values
             self._hosted, self._failed = None, raised(error)
 
     def go_on(self) -> Played:
@@ -304,7 +322,7 @@ class _Playing:
                     wanted = self._wanted(said)
                     if wanted or self._order.attended or time.monotonic() >= until:
                         break
-                elif isinstance(said, Units):
+                elif isinstance(said, Units | Away):
                     end = Raised("yielded Units on a worker; set `spreads = True` on the objective, so that it may")
                 else:
                     end = said
@@ -327,6 +345,14 @@ class _Playing:
         if better and value is not None:
             self._best = float(value)
         return report.state is not None and (since >= every or (better and since >= best_every))
+
+
+def _session() -> Path | None:
+    """The folder of the Ray session on this node, which goes with it; None without Ray."""
+    import ray  # late: this module is used without Ray, too
+
+    node = ray._private.worker._global_node
+    return None if node is None else Path(node.get_session_dir_path())
 
 
 def resident() -> float:

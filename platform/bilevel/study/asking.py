@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from bilevel import space as spaces
-from bilevel.errors import BadInput
+from bilevel.errors import BadInput, described
 from bilevel.search.ahead import Ahead, Pending
 from bilevel.search.choose import choose
 from bilevel.search.plain import Grid
@@ -255,7 +255,7 @@ class Asking:
             return bool(where(config))
         except Exception as error:
             raise BadInput(
-                f"Study {self.study.name}: where raised {type(error).__name__}: {error}, for {dict(point)};"
+                f"Study {self.study.name}: where raised {described(error)}, for {dict(point)};"
                 " it takes a configuration and gives True or False"
             ) from error
 

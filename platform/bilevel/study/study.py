@@ -16,6 +16,7 @@ from bilevel.search.port import Problem, Search, SearcherTraits, SearchTraits
 from bilevel.search.stop import Stop
 from bilevel.space import Space
 from bilevel.space.dimensions import Parameter
+from bilevel.space.dimensions.checks import is_number
 from bilevel.study.objective import ObjectiveTraits, spreads
 
 
@@ -264,7 +265,7 @@ def _check_words(study: Study) -> None:
     if study.where is not None and not callable(study.where):
         raise BadInput(f"Study {study.name}: where={study.where!r}; it takes a function of the configuration")
     for metric, bound in study.limits.items():
-        if not isinstance(bound, int | float) or isinstance(bound, bool) or not math.isfinite(bound):
+        if not is_number(bound):
             raise BadInput(f"Study {study.name}: limits[{metric!r}] is {bound!r}; it takes an upper bound, a number")
 
 

@@ -21,14 +21,16 @@ def check_range(dimension: Any, *, whole: bool = False) -> None:
         BadInput: they do not.
     """
     name, low, high = type(dimension).__name__, dimension.low, dimension.high
-    shown = f"{name}({low!r}, {high!r})"
+    shown = f"{name}({_shown(low)}, {_shown(high)})"
     for field in dataclasses.fields(dimension) if whole else ():
         value = vars(dimension)[field.name]
         if value is not None and not is_whole(value):
             raise BadInput(f"{name}: {field.name}={value!r}; it takes a whole number")
+        if value is not None and not is_number(value):
+            raise BadInput(f"{name}: {field.name} is {_shown(value)}, which no float can hold; numbers end at 1.8e308")
     if not (is_number(low) and is_number(high)):
         raise BadInput(f"{shown}: bounds are finite numbers")
-    if not math.isfinite(high - low):
+    if not is_number(high - low):
         raise BadInput(f"{shown}: the range is too wide for floats")
     if low > high:
         raise BadInput(f"{shown}: the lower bound is above the upper one")
@@ -38,7 +40,7 @@ def check_range(dimension: Any, *, whole: bool = False) -> None:
         raise BadInput(f"{shown}: a logarithmic scale has positive bounds")
     step = DimensionTraits(dimension).step
     if step is not None and not (is_number(step) and 0 < step <= (high - low or step) * (1 + 1e-9)):
-        raise BadInput(f"{name}: step={step!r}; it takes a positive number up to {high - low:g}")
+        raise BadInput(f"{name}: step={_shown(step)}; it takes a positive number up to {high - low:g}")
     least = resolution(low, high) if step is not None and not whole else 0.0
     if step is not None and step < least:
         raise BadInput(
@@ -47,7 +49,7 @@ def check_range(dimension: Any, *, whole: bool = False) -> None:
         )
     if dimension.center is not None and not dimension.contains(dimension.center):
         grid = f" in steps of {step:g}" if step not in (None, 1) else ""
-        raise BadInput(f"{name}: center={dimension.center!r} is not one of its values, {low:g} to {high:g}{grid}")
+        raise BadInput(f"{name}: center={_shown(dimension.center)} is not one of its values, {low:g} to {high:g}{grid}")
 
 
 def check_normal(dimension: Any) -> None:
@@ -58,7 +60,7 @@ def check_normal(dimension: Any) -> None:
     """
     name, mean, sd = type(dimension).__name__, dimension.mean, dimension.sd
     if not is_number(mean) or not (is_number(sd) and sd > 0):
-        raise BadInput(f"{name}({mean!r}, {sd!r}): give a finite mean and a positive deviation")
+        raise BadInput(f"{name}({_shown(mean)}, {_shown(sd)}): give a finite mean and a positive deviation")
     if dimension.log and abs(mean) + 8 * sd > _LARGEST:
         raise BadInput(f"{name}({mean!r}, {sd!r}): they are those of the logarithm; take smaller ones")
     step = DimensionTraits(dimension).step
@@ -68,15 +70,24 @@ def check_normal(dimension: Any) -> None:
     if step is not None and is_number(step) and step > 0 and not math.isfinite(widest / step):
         raise BadInput(f"{name}: step={step!r} is too small beside values up to {widest:g}; take a larger one")
     if step is not None and not (is_number(step) and step > 0):
-        raise BadInput(f"{name}: step={step!r}; it takes a positive number")
+        raise BadInput(f"{name}: step={_shown(step)}; it takes a positive number")
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, and one that a float can be."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
+    """Whether it is a finite number, and one that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
+def _shown(value: Any) -> str:
+    """As it is written; of a whole number that fills lines only how long it is."""
+    if is_whole(value) and value.bit_length() > 256:
+        return f"a whole number of {math.ceil(value.bit_length() * math.log10(2))} digits"
+    return repr(value)
 
 
 def is_whole(value: Any) -> bool:
