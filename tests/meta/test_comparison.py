@@ -56,6 +56,7 @@ def liked() -> Grouped:
     return Grouped(frame, task="user", y="liked", classes=("no", "yes"))
 
 
+@pytest.mark.filterwarnings("ignore:Grouped")
 def test_a_table_of_classes_is_compared_with_models_of_all_its_rows(tmp_path: Path) -> None:
     metrics = finished(tmp_path, classed(tasks=liked(), episodes=24)).metrics
     for name in ("pooled_ridge", "pooled_ridge_with_support", "boosted_trees"):
@@ -63,6 +64,7 @@ def test_a_table_of_classes_is_compared_with_models_of_all_its_rows(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Grouped")
 def test_comparisons_are_the_same_on_workers(tmp_path: Path) -> None:
     study = classed(tasks=liked(), episodes=24)
     here = finished(tmp_path, study)

@@ -28,6 +28,7 @@ from bilevel.study.events import Report, Run, Tree, Units
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 LOOKED_AT = 3  # episodes of each split, besides the example, to count classes in
 EXHIBITED = 3  # test tasks whose predictions are kept for the figures
+COMPARED = 8  # test tasks at least in a unit of what is fitted to a support alone: small fits cost by the call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +323,7 @@ def _compare(
         example = draw(tasks, "test", [at.child(0)], ready.dtype, torch.device("cpu"))
         if classified(example):
             judge = SupportUnit(ready, tasks, at, config.judged_steps)
-            columns = yield from support_columns(judge, values, config.test_episodes, unit)
+            columns = yield from support_columns(judge, values, config.test_episodes, max(unit, COMPARED))
             found |= _intervals(prefix, columns, f"@{config.judged_steps}")
         if not name and pooled_applies(example, tasks):
             pool = PooledUnit(tasks, at, step * config.episodes)

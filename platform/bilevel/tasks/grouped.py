@@ -202,16 +202,15 @@ def _prepare(spec: Grouped) -> _Prepared:
 
 
 def _roles(spec: Grouped, frame: pd.DataFrame) -> Roles:
-    return tables.roles(
-        frame,
-        task=several(spec.task),
-        y=spec.y,
-        order=spec.order,
-        features=None if spec.features is None else several(spec.features),
-        drop=several(spec.drop),
-        categories=several(spec.categories),
-        statistics=several(spec.statistics),
-    )
+    named = {
+        "task": several(spec.task),
+        "y": [spec.y],
+        "order": [] if spec.order is None else [spec.order],
+        "drop": several(spec.drop),
+        "categories": several(spec.categories),
+        "statistics": several(spec.statistics),
+    }
+    return tables.roles(frame, named, features=None if spec.features is None else several(spec.features))
 
 
 def _complete(spec: Grouped, frame: pd.DataFrame, role: Roles) -> tuple[pd.DataFrame, tuple[str, ...]]:

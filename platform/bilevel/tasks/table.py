@@ -72,7 +72,6 @@ class Roles:
 
     task: tuple[str, ...]
     y: str
-    order: str | None
     numbers: tuple[str, ...]
     categories: tuple[str, ...]
     statistics: tuple[str, ...]
@@ -82,50 +81,54 @@ class Roles:
 
 def roles(
     frame: pd.DataFrame,
+    named: Mapping[str, Sequence[str]],
     *,
-    task: Sequence[str],
-    y: str,
-    order: str | None,
     features: Sequence[str] | None,
-    drop: Sequence[str],
-    categories: Sequence[str],
-    statistics: Sequence[str],
 ) -> Roles:
     """What each column is for.
+
+    Args:
+        frame: the table.
+        named: columns by role: task, y, order, drop, categories, statistics.
+        features: the columns that are features; None: all numeric ones without another role.
 
     Raises:
         BadInput: a name that is not there, a feature that cannot be one, or none at all.
     """
-    named = {"task": task, "y": [y], "order": [order] if order else [], "drop": drop, "features": features or ()}
-    for role, columns in {**named, "categories": categories, "statistics": statistics}.items():
-        for column in columns:
-            if column not in frame.columns:
-                there = ", ".join(map(str, frame.columns))
-                raise BadInput(f"Grouped: {role} names the column {column!r}, which is not there; there are: {there}")
-    both = [column for column in features or () if column in drop]
-    if both:
-        raise BadInput(f"Grouped: features and drop both name {both[0]!r}; leave it out of one of them")
-    for role, columns in {"features": features or (), "categories": categories, "statistics": statistics}.items():
-        for column in columns:
-            if column == y or (column in task and role != "statistics"):
-                raise BadInput(f"Grouped: {role} name {column!r}, which is the group or the answer; leave it out")
+    _check_named(frame, {**named, "features": features or ()})
+    categories, statistics = tuple(named["categories"]), tuple(named["statistics"])
     if features is not None:
-        numbers = [column for column in features if column not in categories]
-        for column in numbers:
+        numeric = [column for column in features if column not in categories]
+        left_out: list[str] = []
+        for column in numeric:
             if not _numeric(frame[column]):
                 raise BadInput(
                     f"Grouped: column {column!r} is not numeric ({frame[column].iloc[0]!r}, …); turn it into numbers, "
                     f"name it in categories=({column!r},), or leave it out of features"
                 )
-        left_out: list[str] = []
     else:
-        taken = {*task, y, *drop, *categories, *statistics}
+        taken = {column for role, columns in named.items() if role != "order" for column in columns}
         free = [column for column in frame.columns if column not in taken]
-        numbers = [column for column in free if _numeric(frame[column])]
-        left_out = [column for column in free if not _numeric(frame[column]) and column != order]
-    if not (numbers or categories or statistics):
+        numeric = [column for column in free if _numeric(frame[column])]
+        left_out = [column for column in free if not _numeric(frame[column]) and column not in named["order"]]
+    if not (numeric or categories or statistics):
         raise BadInput("Grouped: no numeric column is left to predict from; name some in features or categories")
-    return Roles(tuple(task), y, order, tuple(numbers), tuple(categories), tuple(statistics), tuple(map(str, left_out)))
+    return Roles(tuple(named["task"]), named["y"][0], tuple(numeric), categories, statistics, tuple(map(str, left_out)))
+
+
+def _check_named(frame: pd.DataFrame, named: Mapping[str, Sequence[str]]) -> None:
+    """Whether the columns are there, and none is a feature that is also something else."""
+    for role, columns in named.items():
+        for column in columns:
+            if column not in frame.columns:
+                there = ", ".join(map(str, frame.columns))
+                raise BadInput(f"Grouped: {role} names the column {column!r}, which is not there; there are: {there}")
+    for role in ("features", "categories", "statistics"):
+        for column in named[role]:
+            if column in named["drop"]:
+                raise BadInput(f"Grouped: {role} and drop both name {column!r}; leave it out of one of them")
+            if column in named["y"] or (column in named["task"] and role != "statistics"):
+                raise BadInput(f"Grouped: {role} name {column!r}, which is the group or the answer; leave it out")
 
 
 def _numeric(values: pd.Series[Any]) -> bool:
