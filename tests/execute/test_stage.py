@@ -9,9 +9,11 @@ import math
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,8 +29,9 @@ from bilevel import Int, OneOf, Ray, Report, Run, Space, Tune
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from bilevel.execute import cluster as clusters
-from bilevel.execute import opening
+from bilevel.execute import opening, vitals
 from bilevel.execute import stage as stages
+from bilevel.execute import tune_stage as tune_stages
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.stage import RayStage
 from bilevel.execute.trial_runner import Script
@@ -164,9 +167,41 @@ def grow(act: Act, run: Run) -> Iterator[Report]:
     yield Report(1, {"loss": 1.0, "pid": os.getpid()})
 
 
+def cut(act: Act, run: Run) -> Iterator[Report]:
+    """Closes what is not its own, as programs do that make a daemon of themselves."""
+    if act.n == 1:
+        os.closerange(3, act.data)
+    yield Report(1, {"loss": 1.0})
+
+
+def wait(act: Act, run: Run) -> Iterator[Report]:
+    """For what never comes."""
+    yield Report(1, {"loss": 1.0, "pid": os.getpid()})
+    if act.n == 2:
+        threading.Event().wait()
+
+
 ACTS = {
     f.__name__: f
-    for f in (count, fail, leave, chat, chatter, draw, soil, look, dear, spread, odd, heavy, busy, patient, grow)
+    for f in (
+        cut,
+        wait,
+        count,
+        fail,
+        leave,
+        chat,
+        chatter,
+        draw,
+        soil,
+        look,
+        dear,
+        spread,
+        odd,
+        heavy,
+        busy,
+        patient,
+        grow,
+    )
 }
 SPACE = Space(Act, what=OneOf(*ACTS), n=Int(1, 1000))
 KEY = Key((7,))
@@ -520,6 +555,45 @@ def test_a_worker_that_is_stopped_is_replaced(on_ray: RayStage, monkeypatch: pyt
     assert (gone.trial, gone.kind) == (3, "frozen")
     assert pid_of(on_ray) != pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [Ray(workers=1), Tune(workers=1)], ids=PLACES[1:])
+@pytest.mark.parametrize("last", [20, 100])
+def test_a_worker_whose_descriptors_a_trial_has_closed_is_replaced(place: Ray | Tune, cluster: None, last: int) -> None:
+    space = Space(Act, what=OneOf(*ACTS), n=Int(1, 1000), data=last)
+    stage = place.stage(script(space))
+    try:
+        assert [gone.kind for gone in perform(stage, order("cut", 1, trial=1))[1].gone] == ["died"]
+        assert one(stage, "cut", 2, trial=2).end == Completed()
+    finally:
+        stage.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [Ray(workers=1, silence=2.0), Tune(workers=1, silence=2.0)], ids=PLACES[1:])
+def test_a_worker_that_says_nothing_and_does_nothing_is_replaced(
+    place: Ray | Tune, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "SILENCE", 0.5)
+    monkeypatch.setattr(tune_stages, "SILENCE", 0.5)
+    monkeypatch.setattr(vitals, "SHARE", 0.2)  # a busy worker's own threads, in so short a time
+    stage = place.stage(script())
+    try:
+        waits = perform(stage, order("wait", 2, trial=1))[1]
+        assert [(gone.trial, gone.kind) for gone in waits.gone] == [(1, "frozen")]
+        assert re.search(r"for \d+ s it has said nothing, and its process done nothing", waits.gone[0].detail)
+        pid = int(waits.reports[0].metrics["pid"])
+        assert one(stage, "wait", 1, trial=2).reports[0].metrics["pid"] != pid
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        stage.close()
+
+
+@pytest.mark.parametrize("place", [Ray, Tune])
+def test_a_silence_that_is_no_time_is_refused(place: type[Ray | Tune]) -> None:
+    with pytest.raises(BadInput, match=r"silence=0: give seconds, or math.inf"):
+        place(silence=0)
 
 
 def test_a_worker_that_dies_while_its_trial_waits_is_noticed_at_the_answer(on_ray: RayStage) -> None:

@@ -32,6 +32,8 @@ class Ray:
         gpus_per_worker: GPUs that each actor gets, fractions too; its shared tensors then lie on that GPU.
         device: where shared tensors are put if Ray gives no GPU; the CPU if not given.
         patience: seconds without any ready worker before the pool gives up with ClusterFailed.
+        silence: seconds after which a worker of whole trials that says nothing is replaced if its process, and its
+            children, do nothing either; `math.inf` for objectives that wait longer for something elsewhere.
 
     Raises:
         BadInput: a value that no cluster can satisfy.
@@ -42,6 +44,7 @@ class Ray:
     gpus_per_worker: float = 0.0
     device: str | None = None
     patience: float = 120.0
+    silence: float = 900.0
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -49,6 +52,8 @@ class Ray:
         gpus = self.gpus_per_worker
         if not math.isfinite(gpus) or gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise BadInput(f"gpus_per_worker={gpus}: give 0, a fraction below 1, or a whole number")
+        if not self.silence > 0:
+            raise BadInput(f"silence={self.silence}: give seconds, or math.inf: such a worker is never replaced")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Tune:
         gpus_per_worker: GPUs of each trial, fractions too, where the study names none.
         device: where shared tensors of units are put if Ray gives no GPU; the CPU if not given.
         patience: seconds in which none of the waiting trials finds a place before Tune is given up with ClusterFailed.
+        silence: as for `Ray`; of processes on the driver's own machine.
 
     Raises:
         BadInput: a value that no cluster can satisfy.
@@ -78,13 +84,14 @@ class Tune:
     gpus_per_worker: float = 0.0
     device: str | None = None
     patience: float = 120.0
+    silence: float = 900.0
 
     def __post_init__(self) -> None:
         self.ray()
 
     def ray(self) -> Ray:
         """The same workers as a pool of warm actors: where the units of an objective that spreads its work go."""
-        return Ray(self.workers, self.address, self.gpus_per_worker, self.device, self.patience)
+        return Ray(self.workers, self.address, self.gpus_per_worker, self.device, self.patience, self.silence)
 
 
 On = Inline | Ray | Tune

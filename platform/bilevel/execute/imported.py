@@ -45,9 +45,11 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         """Its own modules; of all others it says that it does not know them."""
         if fullname not in self.modules:
             return None
-        file, _, package = self.modules[fullname]
+        file, text, package = self.modules[fullname]
         below = [os.path.dirname(file)] if package else None  # noqa: PTH120
-        return importlib.util.spec_from_file_location(fullname, file, loader=self, submodule_search_locations=below)
+        # Where the file is as it was, Python's own loader knows more, such as what lies beside it.
+        loader: Any = None if _reads(file) == text else self
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=below)
 
     def get_source(self, fullname: str) -> str:
         """Its text, for tracebacks and `inspect` too."""
@@ -64,6 +66,13 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
     def is_package(self, fullname: str) -> bool:
         """Whether other modules are below it."""
         return bool(self.modules[fullname][2])
+
+
+def _reads(file: str) -> str | None:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def install(modules: Mapping[str, Text]) -> None:

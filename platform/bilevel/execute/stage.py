@@ -7,8 +7,7 @@ import os
 import pickle
 import time
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from bilevel import trees
@@ -18,6 +17,7 @@ from bilevel.execute.declarations import Ray
 from bilevel.execute.luggage import Luggage, pack
 from bilevel.execute.pickling import dumps
 from bilevel.execute.trial_runner import Script
+from bilevel.execute.vitals import Pulse, Vitals, vitals
 from bilevel.execute.worker import Missing, Played, Spoiled, unpacked
 from bilevel.study.events import Fault, Gone, Order, Placed, Raised, Said
 
@@ -29,7 +29,7 @@ KEY = 0
 INLINE = 100_000
 """Bytes that still travel inside a call; more goes once through Ray's object store."""
 SILENCE = 10.0
-"""Seconds without a word from a worker, after which it is looked whether its process is stopped."""
+"""Seconds without a word from a worker, after which it is looked whether its process is stopped, or does nothing."""
 GROWTH = 1000.0
 """Megabytes by which a worker may have grown since its first trial; then another one takes its place."""
 STEP = 0.5
@@ -46,6 +46,7 @@ class _Seat:
     member: Member
     ref: Any = None
     heard: float = 0.0
+    pulse: Pulse = field(default_factory=Pulse)
 
 
 class RayStage:
@@ -57,7 +58,7 @@ class RayStage:
     def __init__(
         self, wanted: Ray, script: Script, code: tuple[str, ...], *, threads: int, cpus: float, fresh: bool
     ) -> None:
-        self._fresh = fresh
+        self._fresh, self._silence = fresh, wanted.silence
         luggage = pack(code)
         self._crew = Crew(wanted, threads, luggage, cpus)
         try:
@@ -154,7 +155,7 @@ class RayStage:
         member = seat.member
         script = None if KEY in member.knows else self._script
         member.knows.add(KEY)
-        seat.heard = time.monotonic()
+        seat.heard, seat.pulse = time.monotonic(), Pulse()
         # One argument where it can be: Ray packs each by itself, which takes longer than all the rest of a call.
         state = None
         if order is not None and order.state is not None:
@@ -243,7 +244,7 @@ class RayStage:
             if hello is None:
                 continue
             if hello.host == os.uname().nodename:
-                self._judge(seat.member, stopped(hello.pid))
+                self._judge(seat.member, vitals(hello.pid))
             else:
                 self._probes[_probe(hello.node, hello.pid)] = seat.member
             seat.heard = now
@@ -255,9 +256,15 @@ class RayStage:
         except ray.exceptions.RayError:  # the node is gone or frozen too: Ray will say so of the worker
             return
 
-    def _judge(self, member: Member, frozen: bool) -> None:
-        if frozen and member in self._busy and self._busy[member].ref is not None:
+    def _judge(self, member: Member, found: Vitals | None) -> None:
+        seat = self._busy.get(member)
+        if found is None or seat is None or seat.ref is None:
+            return
+        idle = seat.pulse.idle(found, time.monotonic())
+        if found.stopped:
             self._bury(member, "frozen", "its process is stopped")
+        elif idle > self._silence:
+            self._bury(member, "frozen", f"for {idle:.0f} s it has said nothing, and its process done nothing")
 
     def _bury(self, member: Member, kind: str, detail: str) -> None:
         seat = self._busy.pop(member)
@@ -287,16 +294,7 @@ def shipped(script: Script, luggage: Luggage) -> Any:
     return ray.put(pickled) if len(pickled) > INLINE else pickled
 
 
-def stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped (SIGSTOP, a debugger): it will not answer, however long we wait."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
-    except OSError:  # gone, or no /proc here: then Ray says that it died
-        return False
-    return state in ("T", "t")
-
-
 def _probe(node: str, pid: int) -> Any:
-    """Have `stopped` called on the worker's own node."""
+    """Have `vitals` called on the worker's own node."""
     there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, max_retries=0)(stopped).options(scheduling_strategy=there).remote(pid)
+    return ray.remote(num_cpus=0, max_retries=0)(vitals).options(scheduling_strategy=there).remote(pid)

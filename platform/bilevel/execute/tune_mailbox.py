@@ -7,10 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bilevel import trees
+from bilevel.execute.vitals import Pulse
 from bilevel.execute.worker import Hello, Played
 from bilevel.study.events import Fault, Gone, Order, Placed, Said
 
@@ -52,8 +53,9 @@ class Seat:
     parcel: Parcel
     greeting: Greeting | None = None
     heard: float = 0.0
+    pulse: Pulse = field(default_factory=Pulse)
     waits: bool = False
-    frozen: bool = False
+    frozen: str = ""
     closed: bool = False
 
     @property
@@ -169,7 +171,7 @@ class Desk:
             self._tell(seat, Said(seat.trial, seat.attempt, *said))
             seat.closed = seat.closed or played.end is not None
             self._turn.wait_for(lambda: self.closed or seat.closed or not seat.waits)
-            seat.heard = time.monotonic()
+            seat.heard, seat.pulse = time.monotonic(), Pulse()
             return not self.closed and not seat.closed
 
     def spoiled(self, name: str) -> Greeting | None:
@@ -188,7 +190,7 @@ class Desk:
             seat = self._seats[name]
             if seat.greeting is None:  # an attempt that found no place has not begun
                 self._tell(seat, Placed(seat.trial, seat.attempt, seat.place))
-            kind, detail = ("frozen", "its process is stopped") if seat.frozen else ("died", why())
+            kind, detail = ("frozen", seat.frozen) if seat.frozen else ("died", why())
             self._tell(seat, Gone(seat.trial, seat.attempt, kind, f"{seat.place}: {detail}"))
             seat.closed = True
 

@@ -16,10 +16,11 @@ from bilevel.errors import ClusterFailed
 from bilevel.execute import cluster
 from bilevel.execute.declarations import Tune
 from bilevel.execute.luggage import pack
-from bilevel.execute.stage import SILENCE, STEP, shipped, stopped
+from bilevel.execute.stage import SILENCE, STEP, shipped
 from bilevel.execute.trial_runner import Script
 from bilevel.execute.tune_mailbox import Desk, Seat
 from bilevel.execute.tune_trials import carry_out, trial_class
+from bilevel.execute.vitals import vitals
 from bilevel.execute.worker import Settings
 from bilevel.study.events import Fault, Gone, Order, Placed, Said
 
@@ -45,7 +46,7 @@ class TuneStage:
         self, wanted: Tune, script: Script, code: tuple[str, ...], *, threads: int, cpus: float, fresh: bool
     ) -> None:
         gpus = wanted.gpus_per_worker
-        self._patience = wanted.patience
+        self._patience, self._silence = wanted.patience, wanted.silence
         self._asked = f"a trial takes {cpus:g} CPUs and {gpus:g} GPUs"
         self._desk = Desk(wanted.workers)
         self._cluster = cluster.connect(wanted.address, wanted.workers, min(cpus, 1))
@@ -142,9 +143,18 @@ class TuneStage:
             hello = seat.greeting.hello if seat.greeting is not None else None
             if hello is not None and now - seat.heard > SILENCE and hello.host == os.uname().nodename:
                 seat.heard = now
-                if stopped(hello.pid):
-                    seat.frozen = True
+                seat.frozen = self._frozen(seat, hello.pid, now)
+                if seat.frozen:
                     os.kill(hello.pid, signal.SIGKILL)  # then Ray hears of it at once
+
+    def _frozen(self, seat: Seat, pid: int, now: float) -> str:
+        """Why an attempt's process will not answer; empty if it may."""
+        found = vitals(pid)
+        if found is None:
+            return ""
+        idle = seat.pulse.idle(found, now)
+        silent = f"for {idle:.0f} s it has said nothing, and its process done nothing" if idle > self._silence else ""
+        return "its process is stopped" if found.stopped else silent
 
 
 def _kill(seat: Seat) -> None:

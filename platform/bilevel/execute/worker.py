@@ -186,6 +186,7 @@ class BilevelWorker:
             luggage: the study's modules.
         """
         _hear_no_signals()
+        self._pollers = _pollers()
         luggages.unpack(luggage, _session())
         settings.apply()
         keep_memory()
@@ -229,7 +230,10 @@ class BilevelWorker:
             return raised(error)
         if of_work not in self._kept or of_shared not in self._kept:
             return Missing()
-        return compute(self._kept[of_work], self._kept[of_shared], item, alone=True)
+        try:
+            return compute(self._kept[of_work], self._kept[of_shared], item, alone=True)
+        finally:
+            self._end_if_cut_off()
 
     def play_packed(self, call: bytes, state: trees.Packed | None = None, script: bytes | None = None) -> Answer:
         """`play` as it travels: pickled in one piece, but for what is large.
@@ -267,10 +271,18 @@ class BilevelWorker:
             self._trial = _Playing(self._kept[key], order, self._cache)
         if self._trial is None:
             return Spoiled() if self._spoiled else Missing()
-        played = self._trial.go_on()
+        try:
+            played = self._trial.go_on()
+        finally:
+            self._end_if_cut_off()
         if played.end is not None:
             self.leave()
         return played
+
+    def _end_if_cut_off(self) -> None:
+        """End this process if user code has closed what Ray listens with: nobody would ever hear of it again."""
+        if not self._pollers.items() <= _pollers().items():
+            os._exit(1)
 
     def leave(self) -> None:
         """End the trial that is here, and leave nothing of it but `Run.cache`."""
@@ -345,6 +357,18 @@ class _Playing:
         if better and value is not None:
             self._best = float(value)
         return report.state is not None and (since >= every or (better and since >= best_every))
+
+
+def _pollers() -> dict[str, str]:
+    """What the threads of Ray wait at, by descriptor: it stays from the start of a process to its end."""
+    found = {}
+    with contextlib.suppress(OSError):  # no /proc here
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+            with contextlib.suppress(OSError):  # the one of this very list
+                link = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+                if link == "anon_inode:[eventpoll]":
+                    found[name] = link
+    return found
 
 
 def _session() -> Path | None:
