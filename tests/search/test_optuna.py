@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -304,3 +305,20 @@ def test_an_earlier_run_on_another_scale_helps_and_its_trials_do_not_hide_those_
     early, late = zip(*map(found, range(5)), strict=True)
     assert statistics.mean(early) < 0.7  # by chance it would be 1.1
     assert statistics.mean(late) < 0.004  # the earlier optimum has 0.13
+
+
+@pytest.mark.parametrize("penalty", [sys.float_info.max, 1e300, -1e300])
+@pytest.mark.parametrize("search", [GP(startup=4), TPE(startup=4), NSGA2(population=4)], ids=repr)
+def test_no_search_computes_with_what_overflows(search: Search, penalty: float) -> None:
+    """Warnings are errors here: without a bound numpy says that sums and squares are infinite."""
+    tried = 0
+
+    def tell(point: Point) -> float:
+        nonlocal tried
+        tried += 1
+        return penalty if tried % 3 == 0 else bowl(point)
+
+    assert len(run(search, SQUARE, tell, trials=9)) == 9
+    told = Told((penalty, 1.0), curve=((1, penalty), (2, 0.5)))
+    assert told.values == (math.copysign(1e100, penalty), 1.0)
+    assert told.curve == ((1, math.copysign(1e100, penalty)), (2, 0.5))
