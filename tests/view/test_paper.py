@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,16 @@ def test_run_show_and_list_end_well_with_such_names(
     for name in NAMES:
         assert name in said
     assert "store[/b]" in said
+
+
+def test_infinite_options_have_a_name_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "draw", lambda *_: {})
+    study = Study(name="inf", objective=named, minimize="[/b]", space=Space(dict, clip=math.inf))
+    run(study, on=Inline(), store=tmp_path, track="none")
+    assert cli.main(["show", "last", "--json", "--store", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["best"]["config"] == {"clip": "inf"}
 
 
 def test_nothing_reaches_the_terminal_by_another_way() -> None:

@@ -205,12 +205,13 @@ def _show_trial(folder: RunFolder, history: History, arguments: argparse.Namespa
     return 0
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Any, words: bool = False) -> Any:
+    """As JSON has it: what is not finite is null, and in a configuration (`words`) its name, as it was chosen."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else str(value) if words else None
     if isinstance(value, Mapping):
-        return {str(name): _finite(part) for name, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+        return {str(name): _finite(part, words or name in ("config", "point")) for name, part in value.items()}
+    return [_finite(part, words) for part in value] if isinstance(value, list | tuple) else value
 
 
 def report(arguments: argparse.Namespace) -> int:
