@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel.batched import Network, initialized, verify
+from bilevel.batched.tensors import RULES, PerTask
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from support.networks import NETWORKS
@@ -101,3 +102,53 @@ def test_there_are_sixty() -> None:
     ways = [by for *_, by in NETWORKS.values()]
     assert len(ways) >= 60
     assert ways.count("refused") <= 3  # each has no derivative in torch either
+
+
+# -- in which types ----------------------------------------------------------------------------------------------------
+
+
+class OnlyFloat32(nn.Module):
+    """Float64 does not go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise TypeError(f"{x.dtype}")
+        return self.b(torch.tanh(self.a(x)))
+
+
+def test_a_verdict_says_in_which_types_it_was_found() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 3)
+    plain, own = verify(nn.Linear(3, 2), x), verify(OnlyFloat32(), x)
+    mixed = verify(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2).bfloat16()), x)
+    assert (plain.types, plain.tolerance) == ("float64", 1e-8)
+    assert "(tolerance 1.0e-08) in float64" in str(plain)
+    assert own.exact
+    assert own.types == "its own (float32)"
+    assert own.error < own.tolerance < 1e-4
+    assert str(own).endswith("in its own (float32)")
+    assert mixed.types.startswith("float64") or not mixed.exact  # types that do not meet in torch either
+    lifted = verify(NETWORKS["gru with its own zeros"][0](), torch.randn(6, 5, 3))
+    assert lifted.types == "float64 and its own (float32)"
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-3, 1 - 1e-4])
+def test_a_wrong_value_is_caught_where_float64_does_not_go(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    right = RULES["tanh"]
+    monkeypatch.setitem(RULES, "tanh", lambda func, x: PerTask(right(func, x).each * factor))
+    verdict = verify(OnlyFloat32(), torch.randn(6, 3))
+    assert not verdict.exact
+    assert "not exact in its own (float32)" in str(verdict)
+
+
+def test_a_slight_error_is_caught_in_a_network_that_fixes_its_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too slight for float32 to show: what the module casts is lifted to float64."""
+    right = RULES["tanh"]
+    monkeypatch.setitem(RULES, "tanh", lambda func, x: PerTask(right(func, x).each * (1 + 1e-7)))
+    module, x = NETWORKS["gru with its own zeros"][0](), torch.randn(6, 5, 3)
+    assert not verify(module, x).exact

@@ -226,3 +226,113 @@ def test_a_network_that_cannot_be_batched_goes_through_the_loop_and_says_so() ->
     with pytest.warns(UserWarning, match="rule.init: _Odd cannot be batched exactly .* right, but slower"):
         plan = prepared(init=Learned(_Odd, by=Adam()))
     assert not plan.rule.init.batched
+
+
+# -- what networks need ------------------------------------------------------------------------------------------------
+
+
+def tokens() -> Episode:
+    y = torch.arange(6) % 2
+    x = torch.randint(0, 9, (6, 5), generator=torch.Generator().manual_seed(0))
+    return Episode(Batch(x, y), Batch(x.flip(0), y))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_without_a_second_derivative_order_1_works(sparse: bool) -> None:
+    def bag() -> nn.Module:
+        return nn.Sequential(nn.EmbeddingBag(9, 4, sparse=sparse), nn.Linear(4, 2))
+
+    field = Learned(bag, by=Adam())
+    with pytest.raises(BadInput, match=r"no second derivative.*order=1"):
+        prepared(example=tokens(), init=field)
+    plan = prepared(example=tokens(), init=field, order=1)
+    assert plan.rule.init.batched
+    values = {"init": {name: v.requires_grad_() for name, v in plan.start["init"].items()}}
+    episode = trees.map_tensors(lambda tensor: tensor.unsqueeze(0), tokens())
+    states = plan.rule.adapt(plan.meta(values), episode.support, None)
+    next(states)
+    loss, _ = plan.rule.evaluate(next(states), episode.query, None)
+    slopes = torch.autograd.grad(loss.sum(), list(values["init"].values()))
+    assert all(slope.layout is torch.strided and bool(slope.any()) for slope in slopes)
+
+
+def test_a_lazy_network_is_given_its_shapes_by_the_example_and_its_weights_by_the_key() -> None:
+    def lazy() -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(3))
+
+    example = labelled(3, 4)
+    plan = prepared(example=example, init=Learned(lazy, by=Adam()))
+    assert plan.start["init"]["0.weight"].shape == (5, 4)
+    assert plan.rule.init.module[1].num_batches_tracked == 0
+    assert trees.digest(plan.start) == trees.digest(prepared(example=example, init=Learned(lazy, by=Adam())).start)
+    assert trees.digest(plan.start) != trees.digest(prepared(1, example=example, init=Learned(lazy, by=Adam())).start)
+    with pytest.raises(BadInput, match="lazy network does not work on inputs"):
+        prepared(example=example, init=Learned(lambda: nn.Sequential(nn.LazyConv2d(2, 3)), by=Adam()))
+
+
+def test_a_network_may_look_at_how_many_samples_there_are() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.view(6, 4))
+
+    assert prepared(example=labelled(3, 4), init=Learned(Counts, by=Adam())).flops > 1
+
+
+class Seen(nn.Module):
+    """Normalizes by the batch, by hand in a layer of its own, or by training data."""
+
+    class ByHand(nn.BatchNorm1d):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x.mean(0)) / (x.var(0, correction=0) + self.eps).sqrt()
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        norm: nn.Module = self.ByHand(5) if kind == "by hand" else nn.BatchNorm1d(5)
+        self.first, self.norm, self.head = nn.Linear(4, 5), norm, nn.Linear(5, 3)
+        self.unused = nn.BatchNorm1d(5)
+        if kind == "frozen":
+            self.norm.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.first(x)))
+
+
+def test_which_statistics_a_network_takes_is_known() -> None:
+    def of(kind: str, example: Episode, **rule: Any) -> Plan:
+        return prepared(example=example, init=Learned(lambda: Seen(kind), by=Adam()), **rule)
+
+    example = Episode(*(Batch(torch.randn(6, 4), torch.arange(6) % 3) for _ in range(2)))
+    by_batch, by_hand, frozen = (of(kind, example).rule.init for kind in ("batch", "by hand", "frozen"))
+    assert (by_batch.by_batch, by_batch.frozen, by_batch.unseen) == (("norm",), (), ())
+    assert (by_hand.by_batch, by_hand.frozen, by_hand.unseen) == (("norm",), (), ("norm",))
+    assert (frozen.by_batch, frozen.frozen, frozen.unseen) == ((), ("norm",), ())
+    with pytest.raises(BadInput, match=r"'norm'.*out of sight.*batch"):
+        of("by hand", example, normalization="support")
+    padded = Episode(*(Batch(b.x, b.y, torch.ones(6, dtype=torch.bool)) for b in (example.support, example.query)))
+    of("frozen", padded)
+    with pytest.raises(BadInput, match="padded samples"):
+        of("batch", padded)
+
+
+def test_the_result_says_which_statistics_were_taken(tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4)).eval()
+            self.norm, self.head = nn.BatchNorm1d(4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.norm(self.trunk(x))))
+
+    def counts(policy: str) -> dict[str, float]:
+        rule = Space(GradientDescent, init=Learned(Mixed, by=Adam()), lr=0.01, normalization=policy)
+        metrics = finished(tmp_path, maml(steps=1, rule=rule)).metrics
+        assert any(name.startswith("test-") for name in metrics)
+        return {name: value for name, value in metrics.items() if name.startswith("normalization/")}
+
+    assert counts("batch") == {"normalization/batch": 1, "normalization/frozen": 1}
+    assert counts("support") == {"normalization/support": 1, "normalization/frozen": 1}

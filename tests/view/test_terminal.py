@@ -213,3 +213,18 @@ def test_without_an_interval_none_is_promised() -> None:
     }
     console.print(terminal.results(document))
     assert "±" not in text(console)
+
+
+def test_the_end_says_whose_statistics_normalisations_took() -> None:
+    document = {
+        "study": "maml",
+        "status": "completed",
+        "seconds": 2.0,
+        "trials": {"completed": 1},
+        "episodes_per_second": 0.0,
+        "best": None,
+        "metrics": {"test/loss@0": 1.0, "normalization/batch": 4.0, "normalization/frozen": 20.0},
+    }
+    console = seen(False, 300)
+    console.print(terminal.results(document, {}))
+    assert "normalisation layers: 4 by the query batch, 20 by training data, frozen in eval mode" in text(console)

@@ -93,7 +93,7 @@ def prepare(rule: Any, example: Episode, key: Key, labels: Labels | None = None)
             built[name] = float(field.value)
             start[name] = _numbers(f"rule.{name}", field, names, name in positive)
         else:
-            network = _network(f"rule.{name}", field, example, labels, key.child(name), RuleTraits(rule).order)
+            network = _network(f"rule.{name}", field, example, labels, key.child(name), rule)
             built[name], start[name] = network, network.start()
             names += start[name]
         if field.start is not None:
@@ -156,7 +156,7 @@ def _numbers(path: str, field: Learned, names: list[str], positive: bool) -> dic
     return {name: value.clone() for name in (names if field.per == "tensor" else ["value"])}
 
 
-def _network(path: str, field: Learned, example: Episode, labels: Labels, key: Key, order: int) -> Network:
+def _network(path: str, field: Learned, example: Episode, labels: Labels, key: Key, rule: Any) -> Network:
     support = example.support
     given: dict[str, Any] = {}
     if isinstance(support, Batch):
@@ -172,7 +172,7 @@ def _network(path: str, field: Learned, example: Episode, labels: Labels, key: K
     if not isinstance(support, Batch):
         return Network(module, batched=False)
     settled_support = settled(example, _dtype(Network(module))).support
-    reason = _unbatched(module, settled_support, path, order)
+    reason = _unbatched(module, settled_support, path, RuleTraits(rule).order)
     if reason:
         warnings.warn(
             f"{path}: {type(module).__name__} cannot be batched exactly ({reason}); it goes through the "
@@ -181,6 +181,11 @@ def _network(path: str, field: Learned, example: Episode, labels: Labels, key: K
         )
     network = Network(module, batched=not reason)
     _observe(network, settled_support)
+    if network.unseen and RuleTraits(rule).normalization == "support":
+        raise BadInput(
+            f"{path}: the layer {network.unseen[0]!r} takes its statistics out of sight, in a forward of its own; use "
+            'normalization="batch", or call F.batch_norm there'
+        )
     if network.normalizes and (support.mask is not None or example.query.mask is not None):
         raise BadInput(
             f"{path}: batch normalisation would take padded samples into its statistics; use LayerNorm or none"
@@ -242,12 +247,12 @@ def _flops(built: Iterable[Any], example: Episode) -> float:
         if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(output, Tensor):
             total += 2.0 * output.numel() * weight[0].numel()
 
-    x = trees.map_pairs(lambda one, two: torch.cat([one, two]), example.support.x, example.query.x)
     for network in (part for part in built if isinstance(part, Network)):
-        module = copy.deepcopy(network.module)
-        inputs = settled(Episode(Batch(x, torch.zeros(0)), None), _dtype(network)).support.x
+        module = copy.deepcopy(network.module).eval()
         for part in module.modules():
             part.register_forward_hook(count)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(inputs)
+            for x in (example.support.x, example.query.x):
+                inputs = settled(Episode(Batch(x, torch.zeros(0)), None), _dtype(network)).support.x
+                module(trees.map_tensors(torch.clone, inputs))
     return max(1.0, total)
