@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
 import numpy as np
 import pytest
 import torch
 
-from bilevel.episodes import Batch, Episode, Key, Scaling, stack
+from bilevel.episodes import Batch, Episode, Key, Scaling, ambient, guarded, keyed, seed, stack
 from bilevel.errors import BadInput
 
 
@@ -82,3 +85,52 @@ def test_episodes_that_differ_are_refused_with_a_cure() -> None:
     short, long = (Episode(Batch(torch.zeros(n, 2), torch.zeros(n)), None) for n in (3, 4))
     with pytest.raises(BadInput, match=r"episodes of one batch differ: .*\(3, 2\).*set Batch.mask"):
         stack([short, long])
+
+
+# -- the process's own generators --------------------------------------------------------------------------------------
+
+
+def drawn() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_a_key_decides_what_the_processs_own_generators_give_and_leaves_them_as_before() -> None:
+    np.random.randn()  # numpy keeps the second number of a pair
+    before = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()
+    with keyed(Key((1,))):
+        first = drawn()
+        with keyed(Key((2,))):
+            inner = drawn()
+    with keyed(Key((2,))):
+        assert drawn() == inner
+    with keyed(Key((1,))):
+        assert drawn() == first != inner
+    assert (random.getstate(), repr(np.random.get_state())) == before[:2]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_what_is_guarded_is_put_back_after_errors_too() -> None:
+    before = random.getstate(), repr(np.random.get_state())
+    with contextlib.suppress(ZeroDivisionError), guarded():
+        seed(3)
+        raise ZeroDivisionError
+    assert (random.getstate(), repr(np.random.get_state())) == before
+
+
+def test_ambient_keys_come_in_order_from_the_key_around() -> None:
+    assert ambient() is None
+    with keyed(Key((1,))):
+        first = ambient(), ambient()
+    with keyed(Key((1,))):
+        assert (ambient(), ambient()) == first
+        with keyed(Key((2,))):
+            assert ambient() not in first
+    assert first[0] != first[1]
+    assert ambient() is None
+
+
+def test_a_word_stands_for_its_key() -> None:
+    words = [Key((7,)).child("a", index).word() for index in range(1000)]
+    assert len(set(words)) == 1000
+    assert 0 <= min(words) <= max(words) < 2**63
+    assert Key((7, 1, 2)).word() == Key((7,)).child(1, 2).word()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -41,6 +46,10 @@ class Key:
         """63 bits that stand for this key where a library wants one integer seed."""
         return int(self._sequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
 
+    def word(self) -> int:
+        """Another such integer, quicker: for what needs one seed per episode."""
+        return int.from_bytes(hashlib.blake2b(repr(self.path).encode(), digest_size=8).digest()) >> 1
+
     def torch(self) -> torch.Generator:
         """A fresh CPU generator of torch, the same at every call."""
         return torch.Generator().manual_seed(self.integer())
@@ -48,6 +57,62 @@ class Key:
     def _sequence(self) -> np.random.SeedSequence:
         # With its length behind it: numpy pads short entropy with zeros, and child(0) would be its parent.
         return np.random.SeedSequence((*self.path, len(self.path)))
+
+
+_guarded: ContextVar[bool] = ContextVar("guarded", default=False)
+_around: ContextVar[tuple[Key, Iterator[int]] | None] = ContextVar("around", default=None)
+
+
+@contextmanager
+def guarded(*, save: bool = True) -> Iterator[None]:
+    """Within, the process's own random generators (`random`, `numpy.random`, torch's) may be seeded anew; afterwards
+    they are as before. `save=False`: nobody in this process wants them back.
+    """
+    if _guarded.get():
+        yield
+        return
+    before = (random.getstate(), np.random.get_state(), torch.get_rng_state()) if save else None
+    token = _guarded.set(True)
+    try:
+        yield
+    finally:
+        _guarded.reset(token)
+        if before is not None:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_rng_state(before[2])
+
+
+@contextmanager
+def keyed(key: Key) -> Iterator[None]:
+    """Within, the process's own random generators give what the key decides, whoever draws from them."""
+    with guarded():
+        before = torch.get_rng_state()
+        on_card = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        token = _around.set((key, itertools.count()))
+        seed(key.integer())
+        try:
+            yield
+        finally:
+            _around.reset(token)
+            torch.set_rng_state(before)
+            if on_card is not None:
+                torch.cuda.set_rng_state(on_card)
+
+
+def ambient() -> Key | None:
+    """Another key at each call, decided by that of the `keyed` around it; None outside of any."""
+    around = _around.get()
+    return None if around is None else around[0].child("ambient", next(around[1]))
+
+
+def seed(number: int) -> None:
+    """Seed the process's own random generators."""
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(number)
 
 
 @dataclass(frozen=True)

@@ -55,3 +55,7 @@ def described(error: BaseException) -> str:
     except BaseException as broken:  # noqa: BLE001 the user's code
         return f"{name} (its message cannot be shown: __str__ raised {type(broken).__name__})"
     return f"{name}: {message}".encode(errors="backslashreplace").decode()
+
+
+class NotPromised(UserWarning):
+    """Something of the user's gives other numbers each time: the same bits cannot be promised. The message names it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+from torch import Tensor, nn
 
-from bilevel import Study, trees
+from bilevel import Adam, Learned, Space, Study, trees
 from bilevel.drive import keeping
 from bilevel.drive.audit import Audited, audit, replay
-from bilevel.errors import BadInput
+from bilevel.errors import BadInput, NotPromised
+from bilevel.inner import GradientDescent
 from bilevel.record import checkpoints, journal
 from bilevel.record.folder import RunFolder
 from bilevel.study.events import Moved, Reported
@@ -157,3 +160,28 @@ def test_before_anything_is_recorded_there_is_nothing_to_audit(tmp_path: Path) -
     folder = RunFolder(finished(tmp_path, walking(), seconds=-1.0).folder)
     with pytest.raises(BadInput, match="nothing is recorded yet; there is nothing to audit"):
         audited(folder, walking())
+
+
+class _System(nn.Module):
+    """Noise that no key decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * (1 + int.from_bytes(os.urandom(1)))  # type: ignore[no-any-return]
+
+
+def test_an_audit_says_why_bits_could_not_be_the_same(tmp_path: Path) -> None:
+    study = maml(rule=Space(GradientDescent, init=Learned(_System, by=Adam(1e-3)), lr=1e-4))
+    with (
+        pytest.warns(NotPromised, match=r"rule.init: _System: .* differ \(_System names urandom\)"),
+        pytest.warns(UserWarning, match="it goes through the loop"),
+    ):
+        folder = RunFolder(finished(tmp_path, study).folder)
+    lines: list[str] = []
+    found = audit(folder, study, sample=1.0, seed=0, say=lines.append)
+    assert any("_System names urandom" in line for line in lines)
+    assert len(found.faults) == 1
+    assert "not what was recorded; rule.init: _System: two passes" in found.faults[0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from bilevel import SGD, Adam, Learned, MetaTraining, Run, Space, Study, meta_train
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
-from bilevel.errors import BadInput
+from bilevel.errors import BadInput, NotPromised
 from bilevel.inner import GradientDescent
-from bilevel.meta.objective import _keep_best, interval
+from bilevel.meta.objective import _keep_best, interval, plan
 from bilevel.nets import mlp
 from bilevel.record import model
 from bilevel.record.folder import RunFolder
@@ -233,6 +234,23 @@ def test_labels_in_large_units_have_not_diverged(tmp_path: Path) -> None:
             return Episode(Batch(torch.ones(1, 1), y), Batch(torch.ones(1, 1), y))
 
     assert finished(tmp_path, own(tasks=Large(), steps=2)).status == "completed"
+
+
+@dataclass(frozen=True)
+class Restless(Sinusoid):
+    """Draws from a generator of its own, which the key does not decide."""
+
+    def episode(self, split: Split, key: Key) -> Episode:
+        return super().episode(split, Key((int(RESTLESS.integers(100)),)))
+
+
+RESTLESS = np.random.default_rng(0)
+
+
+def test_tasks_that_a_key_does_not_decide_are_named_before_anything_starts() -> None:
+    study = own(tasks=Restless(shots=4, queries=4))
+    with pytest.warns(NotPromised, match=r"tasks: Restless.episode gives other samples for the same key"):
+        plan(study.build({}), Run(0, 0, study.key))
 
 
 def test_a_unit_that_raises_fails_the_trial_with_its_name(tmp_path: Path) -> None:

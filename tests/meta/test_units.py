@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from bilevel.episodes import Batch, Episode, Key, Split
 from bilevel.errors import BadInput
 from bilevel.inner import GradientDescent
 from bilevel.meta.learned import Plan, prepare
-from bilevel.meta.units import ExhibitUnit, JudgeUnit, Shard, TrainUnit, shards
+from bilevel.meta.units import ExhibitUnit, JudgeUnit, Shard, TrainUnit, draw, shards
 from bilevel.nets import mlp
 from bilevel.tasks import Sinusoid
 
@@ -175,3 +177,46 @@ def test_tasks_that_give_something_else_than_episodes_are_named() -> None:
 
     with pytest.raises(BadInput, match=r"Wrong.episode gives a tuple; it takes an Episode\(support, query\)"):
         TrainUnit(planned(), Wrong(), KEY)({"learned": planned().start}, Shard(1, 0, 1))
+
+
+# -- what draws from the process's own generators ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Augmented(Blobs):
+    """A transform that asks torch, numpy and random for its numbers, as most do."""
+
+    def episode(self, split: Split, key: Key) -> Episode:
+        plain = super().episode(split, key)
+        drawn = torch.tensor([float(torch.rand(())), np.random.rand(), random.random()])
+        return Episode(Batch(plain.support.x + drawn, plain.support.y), plain.query)
+
+
+def test_an_episodes_own_draws_do_not_depend_on_the_unit_or_what_ran_before() -> None:
+    tasks = Augmented()
+    keys = [KEY.child(index) for index in range(4)]
+    whole = draw(tasks, "train", keys, torch.device("cpu")).support.x
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    assert torch.equal(draw(tasks, "train", keys[2:], torch.device("cpu")).support.x, whole[2:])
+    assert not torch.equal(whole[0] - Blobs().episode("train", keys[0]).support.x, whole[1] - whole[1])
+
+
+@dataclass(frozen=True)
+class Noisy(GradientDescent):
+    """A rule with noise of its own, in training and where it is judged."""
+
+    def evaluate(self, adapted: Any, query: Any, keys: Any) -> Any:
+        loss, metrics = super().evaluate(adapted, query, keys)
+        return loss + np.random.rand() + random.random() + torch.rand(()), metrics
+
+
+def test_a_units_own_draws_are_decided_by_its_key() -> None:
+    plan = dataclasses.replace(planned(), rule=Noisy(**vars(planned().rule)))
+    shared, shard = {"learned": plan.start}, Shard(3, 0, 2)
+    for unit in (TrainUnit(plan, TASKS, KEY), JudgeUnit(plan, TASKS, "valid", KEY, (1,))):
+        before = random.getstate()
+        first = unit(shared, shard)["loss"]
+        random.seed(5), np.random.seed(5), torch.manual_seed(5)
+        assert torch.equal(unit(shared, shard)["loss"], first)
+        assert not torch.equal(unit(shared, Shard(3, 1, 3))["loss"], first)
+        random.setstate(before)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from bilevel.batched.layers import RECURRENT, recurrence, refuse_single_value, w
 from bilevel.batched.modes import Part, changed
 from bilevel.batched.normalization import apply
 from bilevel.batched.tensors import Call, Statistics
+from bilevel.episodes import keyed
 from bilevel.errors import BadInput
 
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d")
@@ -44,10 +45,10 @@ def forward(module: nn.Module, parts: Sequence[Part], weights: Mapping[str, Tens
             inside=[],
         )
         with (
+            seeded(one),
             double_differentiable(),
             changed(parts, one, partial(_watched, one), batched=False),
             _Functions(one),
-            seeded(one),
         ):
             own = {name: weight[task] for name, weight in weights.items()}
             inputs = trees.map_tensors(lambda tensor: tensor[task].clone(), x)  # noqa: B023 it may write into its input
@@ -179,10 +180,13 @@ def double_differentiable() -> Iterator[None]:
 
 @contextmanager
 def seeded(call: Call) -> Iterator[None]:
-    """Within, other random numbers of the user's own layers come from the task's key too."""
-    if call.keys is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(call.keys[0].child("layers").integer())
+    """Within, other random numbers of the user's own layers come from the task's key too; afterwards the module is as
+    before, whatever its forward has changed.
+    """
+    key = None if call.keys is None else call.keys[0].child("layers")
+    with ExitStack() as stack:
+        if call.state is not None:
+            stack.enter_context(call.state.kept(key))
+        if key is not None:
+            stack.enter_context(keyed(key))
         yield

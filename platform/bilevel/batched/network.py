@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bilevel import trees
-from bilevel.batched import attention, functions, layers, loop
+from bilevel.batched import attention, functions, layers, loop, standing
+from bilevel.batched.copies import duplicate, let_travel
 from bilevel.batched.modes import Part, changed, parts_of
+from bilevel.batched.state import State
 from bilevel.batched.tensors import Call, PerTask, Statistics, Unsupported, current
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
@@ -36,6 +37,8 @@ class Network:
 
     module: nn.Module
     batched: bool
+    state: State
+    """What the module holds besides weights: every pass finds it as it was built."""
     by_batch: tuple[str, ...]
     """Names of the normalizations over the batch, so that a sample's output depends on the other samples."""
     frozen: tuple[str, ...]
@@ -46,6 +49,7 @@ class Network:
     def __init__(self, module: nn.Module, *, batched: bool = True) -> None:
         self.module = module
         self.batched = batched
+        self.state = State(module)
         self._parts = parts_of(module)
         self._places: list[tuple[str, nn.Module, str]] = []
         names: dict[int, str] = {}
@@ -71,6 +75,34 @@ class Network:
     def start(self) -> dict[str, Tensor]:
         """The module's trainable parameters by name, detached copies; tied ones once, under their first name."""
         return {name: p.detach().clone() for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def constants(self, *, new: bool = False) -> dict[str, Tensor]:
+        """What no step moves, by name, copies: buffers, frozen parameters, tensors that are plain attributes.
+
+        They decide what the network computes and belong to what is learned. Running statistics as a new layer has them
+        are left out unless `new` asks for them.
+        """
+        return standing.constants(self.module, new=new)
+
+    def holding(self, values: Mapping[str, Tensor]) -> Network:
+        """The network with other constants; this one stays as it is.
+
+        Raises:
+            BadInput: a name that is none of its constants', or another shape.
+        """
+        module = duplicate(self.module)
+        standing.hold(module, values)
+        other = Network(module, batched=self.batched)
+        other.by_batch, other.frozen, other.unseen = self.by_batch, self.frozen, self.unseen
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        let_travel(self.module)
+        return {name: value for name, value in self.__dict__.items() if name != "state"}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(attributes)
+        self.state = State(self.module)
 
     def spread(self, start: dict[str, Tensor], tasks: int) -> dict[str, Tensor]:
         """`start` {name: [*shape]} as the weights of every task, {name: [tasks, *shape]}; differentiable, no copies.
@@ -116,12 +148,13 @@ class Network:
         if keys is not None and len(keys) != tasks:
             raise BadInput(f"{len(keys)} keys for {tasks} tasks; give one key a task")
         self._check(weights, tasks)
-        call = Call(tasks, training, keys, record, use)
+        call = Call(tasks, training, keys, record, use, self.state)
         if not self.batched:
             return loop.forward(self.module, self._parts, weights, x, call)
         token = current.set(call)
         try:
-            with self._filled(weights), changed(self._parts, call, partial(_own_forward, call), batched=True):
+            ours = changed(self._parts, call, partial(_own_forward, call), batched=True)
+            with self.state.kept(None), self._filled(weights), ours:
                 out = self.module(trees.map_tensors(PerTask, x))
         finally:
             current.reset(token)
@@ -141,7 +174,7 @@ class Network:
             weights: {name: [*shape]}, no axis of tasks.
             statistics: {layer: [channels]}, or None.
         """
-        module = copy.deepcopy(self.module)
+        module = duplicate(self.module)
         if weights:
             module.to(device=next(iter(weights.values())).device)
         parameters = dict(module.named_parameters())
@@ -155,8 +188,9 @@ class Network:
                 part.track_running_stats = True
                 part.running_mean = statistics.mean[name].detach().clone().flatten()
                 part.running_var = statistics.var[name].detach().clone().flatten()
-                part.num_batches_tracked = None
-            elif statistics is None or isinstance(part, nn.modules.instancenorm._InstanceNorm):
+            elif isinstance(part, nn.modules.instancenorm._InstanceNorm):
+                part.track_running_stats, part.momentum = False, 0.0  # each sample's own; running ones stay as they are
+            elif statistics is None:
                 part.track_running_stats = False
                 part.running_mean = part.running_var = part.num_batches_tracked = None
             elif name in statistics.unseen:

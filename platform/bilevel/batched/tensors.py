@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bilevel.batched.state import State
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
 
@@ -55,6 +56,7 @@ class Call:
     keys: Sequence[Key] | None
     record: Statistics | None
     use: Statistics | None
+    state: State | None = None
     dropouts: int = 0
     passes: dict[str, int] = field(default_factory=dict)
     inside: list[Any] = field(default_factory=list)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from bilevel.batched import purity
+from bilevel.batched.copies import duplicate
 from bilevel.batched.lazy import initialized
 from bilevel.batched.network import Network
 from bilevel.batched.precision import Lifted, Narrowest
 from bilevel.batched.reference import Untouched
 from bilevel.batched.tensors import Unsupported
-from bilevel.episodes import Key
+from bilevel.episodes import Key, guarded
 from bilevel.errors import BadInput
 
 _TASKS = 3
@@ -32,7 +33,9 @@ class Verdict:
     """Whether a module may be batched, the largest relative error found, why not, and in which types it was compared.
 
     `types` is "float64", "float64 and its own (float32)" for a module that fixes some of its types itself, or "its own
-    (float32)" where float64 does not go; `tolerance` is the relative error from which on it is not exact.
+    (float32)" where float64 does not go; `tolerance` is the relative error from which on it is not exact. `notes` are
+    what must be known of the module besides: what its forward changes, and for what reason the same bits could not be
+    promised; `unkeyed` is the latter, or empty.
     """
 
     exact: bool
@@ -40,6 +43,8 @@ class Verdict:
     reason: str
     types: str = "float64"
     tolerance: float = 1e-8
+    notes: tuple[str, ...] = ()
+    unkeyed: str = ""
 
     def __str__(self) -> str:
         if self.exact:
@@ -54,7 +59,8 @@ def verify(
 
     Three tasks with different weights: outputs, the gradient of a loss, and the gradient, back through one gradient
     step, of the loss after it (Finn et al. 2017, eq. 4). Dropout is at work, with the same
-    masks, in the step and not in the loss after it. The module is copied; a lazy one is given its shapes first.
+    masks, in the step and not in the loss after it. The module is copied; a lazy one is given its shapes first. It is
+    also run again and again, to see what its forward changes and which random numbers it draws (`Verdict.notes`).
 
     All is compared in float64, where what the module casts or makes in narrower types is float64 too. Where it does so,
     or does not work in float64, it is compared in its own types, to some times the error that rounding makes there.
@@ -69,9 +75,17 @@ def verify(
     Raises:
         BadInput: the module does not work on `x` at all, or has no second derivative.
     """
-    with torch.random.fork_rng(devices=[]):
-        module = copy.deepcopy(initialized(module, x))
-    wide = _Comparison(copy.deepcopy(module).double(), x.double() if x.is_floating_point() else x, y, order)
+    with guarded():
+        module = duplicate(initialized(module, x))
+        verdict = _compared(module, x, y, tolerance, order)
+    found = purity.look(module, x)
+    if found.draws:  # what was compared was the luck of the draw
+        verdict = replace(verdict, exact=False, error=float("inf"), reason=found.draws)
+    return replace(verdict, notes=found.notes, unkeyed=found.unkeyed)
+
+
+def _compared(module: nn.Module, x: Tensor, y: Tensor | None, tolerance: float, order: int) -> Verdict:
+    wide = _Comparison(duplicate(module).double(), x.double() if x.is_floating_point() else x, y, order)
     lift = Lifted()
     failed = wide.reference(lift)
     if failed is None and wide.rounding <= torch.finfo(torch.float64).eps:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pdb
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from bilevel import trees
 from bilevel.drive import results
-from bilevel.errors import BadInput, NotReproduced, RecordDamaged
+from bilevel.errors import BadInput, NotPromised, NotReproduced, RecordDamaged
 from bilevel.execute import Inline, opening
 from bilevel.execute.callbacks import as_generator
 from bilevel.record import checkpoints
@@ -109,13 +110,25 @@ def audit(folder: RunFolder, study: Study | None, *, sample: float, seed: int, s
     begins = [(trial, 0) for trial in history.trials.values() if not trial.since]
     starts = [(trial, step) for trial, step in sorted([*begins, *whole], key=_place) if step < trial.step]
     random.Random(seed).shuffle(starts)
-    share = -(-wanted // max(1, len(starts)))
+    share, known = -(-wanted // max(1, len(starts))), list(faults)
     for trial, step in starts:
         if compared >= wanted:
             break
         say(f"trial {trial.number}, from step {step}: computing up to {min(share, wanted - compared)} units")
-        compared += _audit_from(folder, study, trial, step, share, reported[trial.number], faults)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            found = _audit_from(folder, study, trial, step, share, reported[trial.number], faults)
+        why = _said(warned, say)
+        faults[:] = [f"{fault}; {why}" if why and fault not in known else fault for fault in faults]
+        compared, known = compared + found, list(faults)
     return Audited(compared, checked, tuple(faults))
+
+
+def _said(warned: list[warnings.WarningMessage], say: Callable[[str], None]) -> str:
+    """Say each warning once; why the same bits cannot be promised, if it is among them."""
+    for text in dict.fromkeys(str(warning.message) for warning in warned):
+        say(text)
+    return "; ".join(dict.fromkeys(str(w.message) for w in warned if issubclass(w.category, NotPromised)))
 
 
 def _read(folder: RunFolder, history: History) -> tuple[list[tuple[Trial, int]], list[str]]:

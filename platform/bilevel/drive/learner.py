@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from bilevel import trees
 from bilevel.drive import inputs, results, runs
-from bilevel.episodes import Batch, Episode, Scaling
+from bilevel.episodes import Batch, Episode, Scaling, keyed
 from bilevel.errors import BadInput, RecordDamaged
 from bilevel.inner.labels import settled
 from bilevel.inner.rule import RuleTraits, classes
@@ -182,12 +183,21 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
         for fault in results.model_faults(folder, histories.replay(folder.events())):
             raise RecordDamaged(f"{fault}; {model.WITHOUT}")
     config: MetaTraining = study.build(described.get("point", {}))
-    view = Run(0, 0, study.key)
-    example: Episode = config.tasks.episode("train", study.key.child("example"))
+    view = Run(0, int(described.get("trial", 0)), study.key)  # what was recorded without buffers is built again
+    with keyed(study.key.child("example")):
+        example: Episode = config.tasks.episode("train", study.key.child("example"))
     if not isinstance(example.support, Batch) or RuleTraits(config.rule).module is None:
         raise BadInput(f"{folder.run_id}: {type(config.rule).__name__} gives no module that could be adapted")
     ready = plan(dataclasses.replace(config, test_tasks={}), view)
-    return Learner(ready, values, scaling, settled(example, ready.dtype).support)
+    missing = ready.unrecorded(values)
+    if missing:
+        warnings.warn(
+            f"{folder.run_id}: recorded without {', '.join(missing)}; built again from the study's seed and trial "
+            f"{view.trial}, which is right as long as the study is the same",
+            stacklevel=2,
+        )
+    ready = ready.standing_on(values)
+    return Learner(ready, ready.moving(values), scaling, settled(example, ready.dtype).support)
 
 
 def predictions(module: nn.Module, x: np.ndarray[Any, Any], learner: Learner) -> list[list[Any]]:

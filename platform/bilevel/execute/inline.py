@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel import trees
+from bilevel.episodes import guarded
 from bilevel.errors import BilevelError
 from bilevel.execute.callbacks import Away, never
 from bilevel.execute.trial_runner import Hosted, Script, plain, raised
@@ -50,7 +51,7 @@ class InlineExecutor:
         """Compute units until a ticket ends or `timeout` seconds have passed; at least one unit, if there is any."""
         until = time.monotonic() + timeout
         # Standard output is for results; on a worker, too, what a unit prints does not get there.
-        with settled(self._settings), contextlib.redirect_stdout(sys.stderr):
+        with settled(self._settings), guarded(), contextlib.redirect_stdout(sys.stderr):
             while self._tickets:
                 ended = self._advance(self._tickets[0])
                 if ended is not None:

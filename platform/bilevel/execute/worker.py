@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from bilevel import trees
+from bilevel.episodes import guarded
 from bilevel.errors import BadInput
 from bilevel.execute import luggage as luggages
 from bilevel.execute.callbacks import Away
@@ -231,7 +232,8 @@ class BilevelWorker:
         if of_work not in self._kept or of_shared not in self._kept:
             return Missing()
         try:
-            return compute(self._kept[of_work], self._kept[of_shared], item, alone=True)
+            with guarded(save=False):
+                return compute(self._kept[of_work], self._kept[of_shared], item, alone=True)
         finally:
             self._end_if_cut_off()
 

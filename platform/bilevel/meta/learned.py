@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from bilevel import trees
-from bilevel.batched import Network, Statistics, initialized, verify
-from bilevel.episodes import Batch, Episode, Key
-from bilevel.errors import BadInput, MissingData, RecordDamaged
+from bilevel.batched import Network, Statistics, Verdict, duplicate, initialized, verify
+from bilevel.episodes import Batch, Episode, Key, keyed
+from bilevel.errors import BadInput, NotPromised
 from bilevel.inner.fits import works
 from bilevel.inner.labels import NUMBERS, Labels, labels_of, settled
 from bilevel.inner.rule import RuleTraits, Scoring
-from bilevel.meta import manifest
+from bilevel.meta import earlier
 from bilevel.space import Learned, learned
 
 Values = dict[str, dict[str, Tensor]]
@@ -38,7 +35,8 @@ class Plan:
     """A rule made ready: its networks built and verified, and the start of all that it learns.
 
     `positive` names the fields moved in log-space; `flops` are those of an episode's forward pass; `dtype` is the
-    networks' type, in which episodes are given to them; `labels` say what the tasks' labels are.
+    networks' type, in which episodes are given to them; `labels` say what the tasks' labels are; `fixed` is what the
+    networks stand on and no step moves (`Network.constants`), by field. It is part of what is learned.
     """
 
     rule: Any
@@ -48,6 +46,36 @@ class Plan:
     flops: float
     dtype: torch.dtype = torch.float32
     labels: Labels = NUMBERS
+    fixed: Values = dataclasses.field(default_factory=dict)
+
+    def whole(self, moving: Values) -> Values:
+        """All that is learned: what moves, and what the networks stand on."""
+        return {name: {**tensors, **self.fixed.get(name, {})} for name, tensors in moving.items()}
+
+    def moving(self, learned: Values) -> Values:
+        """Of what is learned, what the outer loop moves."""
+        return {name: {n: learned[name][n] for n in tensors} for name, tensors in self.start.items()}
+
+    def unrecorded(self, learned: Values) -> list[str]:
+        """What the networks stand on and a record from before does not have."""
+        return [n for name, tensors in self.fixed.items() for n in tensors if n not in learned.get(name, {})]
+
+    def standing_on(self, learned: Values) -> Plan:
+        """The plan with networks that stand on what was learned (before, by a donor) instead of on what was built.
+
+        What a record from before does not have stays as it was built.
+
+        Raises:
+            BadInput: a tensor that the networks do not know.
+        """
+        built: dict[str, Network] = {}
+        for name, network in vars(self.rule).items():
+            if isinstance(network, Network):
+                found = {n: t for n, t in learned.get(name, {}).items() if n not in self.start[name]}
+                if found:
+                    built[name] = network.holding(found)
+        fixed = {**self.fixed, **{name: network.constants() for name, network in built.items()}}
+        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, **built), fixed=fixed)
 
     def unit(self, episodes: int) -> int:
         """Episodes per unit of work: a function of the study alone, so that bits do not depend on the workers."""
@@ -94,14 +122,21 @@ def prepare(rule: Any, example: Episode, key: Key, labels: Labels | None = None)
             start[name] = _numbers(f"rule.{name}", field, names, name in positive)
         else:
             network = _network(f"rule.{name}", field, example, labels, key.child(name), rule)
-            built[name], start[name] = network, network.start()
+            start[name] = network.start()
+            if field.start is not None:
+                path = f"rule.{name}"
+                network = earlier.standing(path, field.start, network, partial(_built, path, field, example, labels))
+            built[name] = network
             names += start[name]
         if field.start is not None:
-            start[name] = _earlier(f"rule.{name}", field.start, start[name])
+            start[name] = earlier.weights(f"rule.{name}", field.start, start[name])
     ready = dataclasses.replace(rule, **built)
     movers = {name: field.by for name, field in fields.items()}
     dtype = next((_dtype(network) for network in built.values() if isinstance(network, Network)), None)
-    plan = Plan(ready, start, movers, positive, _flops(built.values(), example), dtype or torch.float32, labels)
+    fixed = {n: network.constants() for n, network in built.items() if isinstance(network, Network)}
+    fixed = {name: tensors for name, tensors in fixed.items() if tensors}
+    flops = _flops(built.values(), example)
+    plan = Plan(ready, start, movers, positive, flops, dtype or torch.float32, labels, fixed)
     return dataclasses.replace(plan, rule=_fitted(plan, settled(example, plan.dtype), labels))
 
 
@@ -156,30 +191,39 @@ def _numbers(path: str, field: Learned, names: list[str], positive: bool) -> dic
     return {name: value.clone() for name in (names if field.per == "tensor" else ["value"])}
 
 
-def _network(path: str, field: Learned, example: Episode, labels: Labels, key: Key, rule: Any) -> Network:
+def _built(path: str, field: Learned, example: Episode, labels: Labels, key: Key) -> nn.Module:
+    """What the factory makes under a key, which decides the random numbers that it draws."""
     support = example.support
     given: dict[str, Any] = {}
     if isinstance(support, Batch):
         shape = trees.map_tensors(lambda tensor: tuple(tensor.shape[1:]), support.x)
         given = {"shape": shape, "ways": labels.outputs, "outputs": labels.outputs}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key.integer())
+    with keyed(key):
         module = field.build(given)
         if isinstance(module, nn.Module) and isinstance(support, Batch):
             module = initialized(module, support.x)
     if not isinstance(module, nn.Module):
         raise BadInput(f"{path}: the factory gives a {type(module).__name__}; it takes one that gives an nn.Module")
+    return module
+
+
+def _network(path: str, field: Learned, example: Episode, labels: Labels, key: Key, rule: Any) -> Network:
+    support = example.support
+    module = _built(path, field, example, labels, key)
     if not isinstance(support, Batch):
         return Network(module, batched=False)
     settled_support = settled(example, _dtype(Network(module))).support
-    reason = _unbatched(module, settled_support, path, RuleTraits(rule).order)
-    if reason:
+    verdict = _verified(module, settled_support, path, RuleTraits(rule).order)
+    if not verdict.exact:
         warnings.warn(
-            f"{path}: {type(module).__name__} cannot be batched exactly ({reason}); it goes through the "
+            f"{path}: {type(module).__name__} cannot be batched exactly ({verdict.reason}); it goes through the "
             "loop, one task after another: right, but slower",
             stacklevel=2,
         )
-    network = Network(module, batched=not reason)
+    for note in verdict.notes:
+        kind = NotPromised if note == verdict.unkeyed else UserWarning
+        warnings.warn(f"{path}: {type(module).__name__}: {note}", kind, stacklevel=2)
+    network = Network(module, batched=verdict.exact)
     _observe(network, settled_support)
     if network.unseen and RuleTraits(rule).normalization == "support":
         raise BadInput(
@@ -202,37 +246,16 @@ def _observe(network: Network, support: Batch) -> None:
     network.observe(seen)
 
 
-def _unbatched(module: nn.Module, support: Batch, path: str, order: int) -> str:
-    """Why a module cannot be computed for many tasks at once; nothing where it can."""
+def _verified(module: nn.Module, support: Batch, path: str, order: int) -> Verdict:
+    """Whether a module can be computed for many tasks at once."""
     if not isinstance(support.x, Tensor):
         try:
             works(Network(module, batched=False), support.x)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from error
-        return f"inputs are a {type(support.x).__name__}"
+        return Verdict(False, math.inf, f"inputs are a {type(support.x).__name__}")
     plain = support.y.is_floating_point() or (support.y.numel() > 0 and int(support.y.min()) >= 0)
-    return verify(module, support.x, support.y if plain else None, order=order).reason
-
-
-def _earlier(path: str, start: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The values of an earlier run's folder or of a safetensors file, where they fit."""
-    file = Path(start) if start.endswith(".safetensors") else Path(start) / "model" / "learned.safetensors"
-    if not file.is_file():
-        raise MissingData(f"{path}.start: no file {file}; give the folder of a finished run or a .safetensors file")
-    try:
-        found = safetensors.torch.load(manifest.read(file))
-    except (OSError, RecordDamaged, safetensors.SafetensorError) as error:
-        raise BadInput(f"{path}.start: {file} cannot be read: {error}") from error
-    loaded: dict[str, Tensor] = {}
-    field = path.removeprefix("rule.")
-    for name, value in values.items():
-        tensor = found.get(f"{field}/{name}", found.get(name))
-        if tensor is None:
-            raise BadInput(f"{path}.start: {file} has no tensor {name!r}; it has {', '.join(sorted(found)[:6])}")
-        if tensor.shape != value.shape:
-            raise BadInput(f"{path}.start: {name!r} is {list(tensor.shape)} in {file}, here {list(value.shape)}")
-        loaded[name] = tensor.to(value.dtype).clone()
-    return loaded
+    return verify(module, support.x, support.y if plain else None, order=order)
 
 
 def _flops(built: Iterable[Any], example: Episode) -> float:
@@ -248,7 +271,7 @@ def _flops(built: Iterable[Any], example: Episode) -> float:
             total += 2.0 * output.numel() * weight[0].numel()
 
     for network in (part for part in built if isinstance(part, Network)):
-        module = copy.deepcopy(network.module).eval()
+        module = duplicate(network.module).eval()
         for part in module.modules():
             part.register_forward_hook(count)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

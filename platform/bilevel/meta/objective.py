@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.batched import Network
-from bilevel.episodes import Key, Split, Tasks, TaskTraits
-from bilevel.errors import BadInput, TrialFailed
+from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits, keyed
+from bilevel.errors import BadInput, NotPromised, TrialFailed
 from bilevel.inner.labels import Labels, labels_of, settled
 from bilevel.inner.rule import RuleTraits
 from bilevel.meta import overflow
@@ -114,20 +114,46 @@ def plan(config: MetaTraining, run: Run) -> Plan:
         raise BadInput(f"meta_train takes a MetaTraining; the space gives a {type(config).__name__}")
     config.check()
     key = run.key.child("example")
-    example, labels = one(config.tasks, "train", key), _labels(config.tasks, SPLITS, key)
+    example, again = (_example(config.tasks, "train", key) for _ in range(2))
+    if not _same(example, again):
+        warnings.warn(
+            f"tasks: {type(config.tasks).__name__}.episode gives other samples for the same key: the same bits cannot "
+            "be promised, nor can an audit compare; draw from key.numpy() or key.torch()",
+            NotPromised,
+            stacklevel=2,
+        )
+    labels = _labels(config.tasks, SPLITS, key)
     prepared = prepare(config.rule, example, run.key.child("trial", run.trial, "learned"), labels)
     for name, tasks in config.test_tasks.items():
         try:
-            check_fits(prepared, one(tasks, "test", key), _labels(tasks, ("test",), key))
+            check_fits(prepared, _example(tasks, "test", key), _labels(tasks, ("test",), key))
         except BadInput as error:
             raise BadInput(f"test_tasks.{name}: {error}") from error
     return prepared
 
 
+def _example(tasks: Tasks, split: Split, key: Key) -> Episode:
+    with keyed(key):
+        return one(tasks, split, key)
+
+
+def _same(example: Episode, again: Episode) -> bool:
+    """Whether two episodes hold the same tensors; what is in other episodes is not ours to know."""
+    if not isinstance(example.support, Batch):
+        return True
+    first, second = (settled(episode, torch.float32) for episode in (example, again))
+    return trees.digest(_held(first)) == trees.digest(_held(second))
+
+
+def _held(episode: Episode) -> Tree:
+    parts = {"support": episode.support, "query": episode.query}
+    return {name: {"x": part.x, "y": part.y} for name, part in parts.items() if isinstance(part, Batch)}
+
+
 def _labels(tasks: Tasks, splits: tuple[Split, ...], key: Key) -> Labels:
     """What the labels are: not every episode shows all classes, so some of each split are looked at."""
     keys = (key, *(key.child(index) for index in range(LOOKED_AT)))
-    drawn = (settled(one(tasks, split, key), torch.float32) for split in splits for key in keys)
+    drawn = (settled(_example(tasks, split, key), torch.float32) for split in splits for key in keys)
     return labels_of(tasks, drawn)
 
 
@@ -155,16 +181,18 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
         TrialFailed: too many episodes overflow, or it never came to a result; the best so far is tested before.
     """
     ready: Plan = run.kept.pop(("plan", run.trial), None) or plan(config, run)
+    if run.state:
+        ready = ready.standing_on(run.state["learned"])
     unit = config.unit or ready.unit(config.episodes)
     train = TrainUnit(ready, config.tasks, run.key.child("trial", run.trial, "train"))
     state: Tree = run.state or {"step": 0, "learned": ready.start, "movers": {name: {} for name in ready.start}}
     cost, used = config.episodes * int(ready.rule.steps), int(state.get("adaptations", 0))
-    step = state["step"]
+    step, moving = state["step"], ready.moving(state["learned"])
     while step < config.steps and used < (config.adaptations or math.inf):
         step, done = step + 1, config.done(step, used)
         used += cost
         last = step == config.steps or used >= (config.adaptations or math.inf)
-        results = yield Units(train, {"learned": state["learned"]}, shards(step, config.episodes, unit))
+        results = yield Units(train, {"learned": moving}, shards(step, config.episodes, unit))
         results, left = overflow.parted(results)
         state = overflow.noted(state, left, step)
         failure = overflow.too_many(state, left, config.episodes, step)
@@ -176,7 +204,8 @@ def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list
             metrics["train/left_out"] = state["left_out"]
         if config.adaptations is not None:
             metrics["adaptations"] = used
-        state = {**state, "step": step, "adaptations": used, **_move(ready, state, gradient, done)}
+        moving, movers = _move(ready, moving, state["movers"], gradient, done)
+        state = {**state, "step": step, "adaptations": used, "learned": ready.whole(moving), "movers": movers}
         if step % config.validated_every == 0 or last:
             state, judged = yield from _validated(config, ready, run, state, unit, step, last)
             metrics |= judged
@@ -201,7 +230,8 @@ def _validated(
     key = run.key
     valid = JudgeUnit(ready, config.tasks, "valid", key.child("valid"), (int(ready.rule.steps),))
     spread = shards(None, config.validate_episodes, unit)
-    results = yield Units(valid, {"learned": state["learned"]}, spread)
+    moving = ready.moving(state["learned"])
+    results = yield Units(valid, {"learned": moving}, spread)
     columns, lost = overflow.kept(_join(results), "valid")
     judged = {f"valid/{name}": float(v.double().mean()) for name, v in columns.items() if name != "cluster"}
     metrics = _in_units_of(config.tasks, judged) | ({"valid/left_out": lost} if lost else {})
@@ -217,7 +247,7 @@ def _validated(
                 yield from _failed(config, ready, key, state, unit, step, f"{failure}; {overflow.CURE}")
             warnings.warn(f"{failure}; these weights are no candidates for the test", stacklevel=2)
             return state, metrics
-    return _keep_best(state, judged, step, run), metrics
+    return _keep_best(state, judged, moving, step, run), metrics
 
 
 def _failed(
@@ -237,7 +267,8 @@ def _shown(config: MetaTraining, ready: Plan, key: Key, state: Tree) -> Generato
     best = state["best"]["learned"]
     exhibit = ExhibitUnit(ready, config.tasks, key.child("test", "tasks"), config.judged_steps)
     shown = yield Units(exhibit, {"learned": best}, shards(None, EXHIBITED, EXHIBITED))
-    return {**state, "last": state["learned"], "learned": best, "exhibit": _complete(shown)[0]}
+    last = ready.moving(state["learned"])
+    return {**state, "last": last, "learned": ready.whole(best), "exhibit": _complete(shown)[0]}
 
 
 def _reduce(results: list[Tree], episodes: int) -> tuple[Values, dict[str, float]]:
@@ -250,17 +281,15 @@ def _reduce(results: list[Tree], episodes: int) -> tuple[Values, dict[str, float
     return mean["gradient"], metrics
 
 
-def _move(ready: Plan, state: Tree, gradient: Values, done: float) -> Tree:
+def _move(ready: Plan, moving: Values, states: Tree, gradient: Values, done: float) -> tuple[Values, Tree]:
     values: Values = {}
-    movers: dict[str, Any] = {}
+    movers: Tree = {}
     for name, mover in ready.movers.items():
-        values[name], movers[name] = mover.move(
-            state["learned"][name], gradient[name], state["movers"][name], done=done
-        )
-    return {"learned": values, "movers": movers}
+        values[name], movers[name] = mover.move(moving[name], gradient[name], states[name], done=done)
+    return values, movers
 
 
-def _keep_best(state: Tree, judged: Mapping[str, float], step: int, run: Run) -> Tree:
+def _keep_best(state: Tree, judged: Mapping[str, float], moving: Values, step: int, run: Run) -> Tree:
     """By what the study looks for; where that is no validation, by accuracy, else by loss. Of equals, the first.
 
     A training that an earlier version began goes on as it did: its `best` does not say by what.
@@ -275,7 +304,7 @@ def _keep_best(state: Tree, judged: Mapping[str, float], step: int, run: Run) ->
         raise TrialFailed(f"step {step}: {by} is {judged[by]}; try a smaller rule.lr or outer rate")
     if "best" in state and score <= state["best"]["score"]:
         return state
-    return {**state, "best": {"score": score, "step": step, "by": by, "learned": state["learned"]}}
+    return {**state, "best": {"score": score, "step": step, "by": by, "learned": moving}}
 
 
 def _test(

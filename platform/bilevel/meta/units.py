@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from bilevel import episodes as episodes_
 from bilevel import trees
 from bilevel.batched import Network
-from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits
+from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits, guarded, keyed, seed
 from bilevel.errors import BadInput
 from bilevel.inner.baselines import baselines
 from bilevel.inner.labels import settled, single
@@ -44,6 +45,11 @@ def shards(step: int | None, count: int, unit: int) -> tuple[Shard, ...]:
     return tuple(Shard(step, first, last) for first, last in pairwise(edges))
 
 
+def _keyed(key: Key, shard: Shard) -> AbstractContextManager[None]:
+    """Within, what draws from the process's own generators gets what the unit's key decides."""
+    return keyed(key.child("unit", shard.step or 0, shard.first))
+
+
 def one(tasks: Tasks, split: Split, key: Key) -> Episode:
     """The episode of a key, as the tasks give it.
 
@@ -60,7 +66,12 @@ def one(tasks: Tasks, split: Split, key: Key) -> Episode:
 
 def draw(tasks: Tasks, split: Split, keys: list[Key], dtype: torch.dtype, device: torch.device) -> Episode:
     """The episodes of these keys side by side, in the networks' type, on a device."""
-    return _stacked([one(tasks, split, key) for key in keys], dtype, device)
+    drawn = []
+    with guarded():
+        for key in keys:
+            seed(key.word())  # a user's transforms may draw from the process's own generators
+            drawn.append(one(tasks, split, key))
+    return _stacked(drawn, dtype, device)
 
 
 def _stacked(episodes: list[Episode], dtype: torch.dtype, device: torch.device) -> Episode:
@@ -82,6 +93,10 @@ class TrainUnit:
 
         An episode whose loss or gradient is not finite is in none of the sums; "left_out" names it then.
         """
+        with _keyed(self.key, shard):
+            return self._finite(shared, shard)
+
+    def _finite(self, shared: Tree, shard: Shard) -> Tree:
         sums = self._sums(shared, shard)
         if overflow.finite(sums):
             return sums
@@ -135,6 +150,10 @@ class JudgeUnit:
 
         Baselines that fail are left out, and "missing" says why.
         """
+        with _keyed(self.key, shard):
+            return self._compute(shared, shard)
+
+    def _compute(self, shared: Tree, shard: Shard) -> Tree:
         values = fresh(shared["learned"])
         keys = [self.key.child(index) for index in range(shard.first, shard.last)]
         episode = draw(self.tasks, self.split, keys, self.plan.dtype, device_of(values))
@@ -184,7 +203,8 @@ class ExhibitUnit:
         Where it cannot be made, `{"missing": why}`.
         """
         try:
-            return self._shown(shared, shard)
+            with _keyed(self.key, shard):
+                return self._shown(shared, shard)
         except Exception as error:  # noqa: BLE001 what was trained is not lost for want of a picture
             return {"missing": f"the exhibit: {type(error).__name__}: {error}"}
 
@@ -194,7 +214,11 @@ class ExhibitUnit:
         own = TaskTraits(self.tasks).exhibit
         rule = self.plan.rule
         if own is not None:
-            episode = _stacked([own(key) for key in keys], self.plan.dtype, device_of(values))
+            drawn = []
+            for key in keys:
+                seed(key.word())
+                drawn.append(own(key))
+            episode = _stacked(drawn, self.plan.dtype, device_of(values))
         else:
             episode = draw(self.tasks, "test", keys, self.plan.dtype, device_of(values))
         predict = RuleTraits(rule).predict
