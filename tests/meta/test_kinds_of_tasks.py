@@ -117,10 +117,11 @@ def test_floats_of_any_type_go_the_whole_way(dtype: torch.dtype, where: str, tmp
         return x.to(dtype)
 
     x, y = (to if where in (part, "both") else (lambda x: x) for part in ("x", "y"))
-    result = finished(tmp_path, study(Made(plain(lambda drawn: y(total(drawn)), x))))
+    made = study(Made(plain(lambda drawn: y(total(drawn)), x)))
+    result = finished(tmp_path, made)
     assert result.status == "completed"
     assert {"test/mae@1", "test/ridge_mae"} <= result.metrics.keys()
-    assert load(result.run_id, store=tmp_path, study=study(Made(plain(total, to)))).adapt([[0.0, 1.0]], [1.0])
+    assert load(result.run_id, store=tmp_path, study=made).adapt([[0.0, 1.0]], [1.0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

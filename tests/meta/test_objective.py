@@ -172,7 +172,8 @@ def test_an_episode_that_overflows_is_left_out_named_and_counted(unit: int, tmp_
     wanted = finished(tmp_path, own(unit=unit))
     assert "train/left_out" not in wanted.metrics
     for name, value in wanted.metrics.items():
-        assert found.metrics[name] == pytest.approx(value), name
+        if "pooled" not in name:  # a model of all tasks' rows has none where some overflow
+            assert found.metrics[name] == pytest.approx(value), name
 
 
 @pytest.mark.filterwarnings("ignore:.*is left out")
@@ -380,7 +381,7 @@ def test_a_baseline_or_an_exhibit_that_fails_costs_itself_alone(
     monkeypatch.setattr(f"bilevel.meta.units.{part}", fails)
     with pytest.warns(UserWarning, match="left out of the test: the (baselines|exhibit): RuntimeError: solve"):
         result = finished(tmp_path)
-    lost = {name for name in whole.metrics if "ridge" in name or "mean_of" in name}
+    lost = {name for name in whole.metrics if ("ridge" in name or "mean_of" in name) and "pooled" not in name}
     assert lost
     assert result.status == "completed"
     assert result.metrics == {n: v for n, v in whole.metrics.items() if part == "_plain" or n not in lost}
@@ -471,10 +472,10 @@ def test_a_training_begun_before_goes_on_keeping_as_it_did() -> None:
     judged = {"valid/loss": 2.0, "valid/accuracy": 0.5}
     before = {"learned": {}, "best": {"score": 0.4, "step": 1, "learned": {}}}
     run = Run(0, 0, Key((0,)), metric="valid/loss", minimize=True)
-    assert _keep_best(before, judged, 2, run)["best"] == {
+    assert _keep_best(before, judged, {}, 2, run)["best"] == {
         "score": 0.5,
         "step": 2,
         "by": "valid/accuracy",
         "learned": {},
     }
-    assert _keep_best({"learned": {}}, judged, 2, run)["best"]["by"] == "valid/loss"
+    assert _keep_best({"learned": {}}, judged, {}, 2, run)["best"]["by"] == "valid/loss"

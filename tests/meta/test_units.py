@@ -195,9 +195,9 @@ class Augmented(Blobs):
 def test_an_episodes_own_draws_do_not_depend_on_the_unit_or_what_ran_before() -> None:
     tasks = Augmented()
     keys = [KEY.child(index) for index in range(4)]
-    whole = draw(tasks, "train", keys, torch.device("cpu")).support.x
+    whole = draw(tasks, "train", keys, torch.float32, torch.device("cpu")).support.x
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    assert torch.equal(draw(tasks, "train", keys[2:], torch.device("cpu")).support.x, whole[2:])
+    assert torch.equal(draw(tasks, "train", keys[2:], torch.float32, torch.device("cpu")).support.x, whole[2:])
     assert not torch.equal(whole[0] - Blobs().episode("train", keys[0]).support.x, whole[1] - whole[1])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bilevel.batched.loop import Keyed, double_differentiable, plain_kernels, seeded
 from bilevel.batched.modes import parts_of
 from bilevel.batched.precision import Lifted
+from bilevel.batched.state import State
 from bilevel.batched.tensors import Call
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
@@ -25,12 +26,13 @@ class Untouched:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.parts = parts_of(module)
+        self.state = State(module)
 
     def __call__(
         self, weights: Mapping[str, Tensor], x: Tensor, *, key: Key, training: bool, within: Lifted | None = None
     ) -> Tensor:
         """Outputs [samples, ...] of one task for `x` [samples, ...] and `weights` {name: [*shape]}."""
-        call = Call(1, training, [key], None, None)
+        call = Call(1, training, [key], None, None, self.state)
         buffers = {name: value.clone() for name, value in self.module.named_buffers()}
         modes = [part.module.training for part in self.parts]
         try:

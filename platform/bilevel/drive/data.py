@@ -7,7 +7,7 @@ from typing import Any
 
 from bilevel import space as spaces
 from bilevel import trees
-from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits
+from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits, keyed
 from bilevel.errors import BilevelError
 from bilevel.meta import MetaTraining
 from bilevel.study.study import Study
@@ -56,7 +56,7 @@ def _digest(tasks: Tasks, key: Key) -> str | None:
         digest = TaskTraits(tasks).digest
         if digest is not None:
             return digest()
-        drawn = [tasks.episode(split, key.child(index)) for split in SPLITS for index in range(DRAWN)]
+        drawn = [_drawn(tasks, split, key.child(index)) for split in SPLITS for index in range(DRAWN)]
     except BilevelError:
         raise
     except Exception:  # noqa: BLE001 what cannot be drawn is said where it is needed, with the episode's own name
@@ -65,10 +65,15 @@ def _digest(tasks: Tasks, key: Key) -> str | None:
     return None if None in parts else trees.digest(parts)
 
 
+def _drawn(tasks: Tasks, split: Split, key: Key) -> Episode:
+    with keyed(key):
+        return tasks.episode(split, key)
+
+
 def _tree(episode: Any) -> dict[str, Any] | None:
     if not isinstance(episode, Episode):
         return None
     batches = {"support": episode.support, "query": episode.query}
     if not all(isinstance(batch, Batch) for batch in batches.values()):
         return None
-    return {f"{name}.{field}": getattr(batch, field) for name, batch in batches.items() for field in ("x", "y")}
+    return {name: {"x": batch.x, "y": batch.y} for name, batch in batches.items()}

@@ -53,17 +53,20 @@ def _labels(example: Episode) -> Tensor:
 
 def _predictions(network: Network, example: Episode) -> Tensor:
     """Outputs [2, samples, ...] for two tasks whose weights differ a little, so that no two predictions are equal."""
-    x = example.support.x
-    if len(_labels(example)) > len(example.support.y):
-        x = trees.map_pairs(lambda one, two: torch.cat([one, two]), x, example.query.x)
+    both = len(_labels(example)) > len(example.support.y)
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: value
         + 0.1 * (value.std(correction=0) + 0.1) * torch.randn(2, *value.shape, generator=generator).to(value)
         for name, value in network.start().items()
     }
+    inputs = [example.support.x, example.query.x] if both else [example.support.x]  # as they come, never as one batch
     with torch.no_grad():
-        return network(weights, trees.map_tensors(lambda one: one.expand(2, *one.shape), x), training=False)
+        outputs = [
+            network(weights, trees.map_tensors(lambda one: one.expand(2, *one.shape), x), training=False)
+            for x in inputs
+        ]
+    return torch.cat(outputs, 1) if outputs[0].dim() > 1 else outputs[0]
 
 
 def _check_default(shape: list[int], example: Episode, labels: Labels) -> None:
