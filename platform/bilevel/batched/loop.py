@@ -1,6 +1,7 @@
 """How is a module computed for one task after another, with torch's own layers?
 
-What cannot be batched exactly runs through here; and what is batched is checked against it.
+What cannot be batched exactly runs through here: the user's own forwards, of which only the functions that they call
+are given our policies (whose statistics normalize, which key decides a dropout mask).
 """
 
 from __future__ import annotations

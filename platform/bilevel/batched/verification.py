@@ -95,13 +95,17 @@ def _compared(module: nn.Module, x: Tensor, y: Tensor | None, tolerance: float, 
         types = "float64 and its own"
     else:
         verdict, types = None, "its own"
-    own = _Comparison(module, x, y, order)
-    failed_too = own.reference(None)
-    if failed_too is not None:
-        if verdict is not None:  # handed inputs of another type than it trains on
-            return verdict
-        raise own.refusal(failed_too if failed is None or x.dtype != torch.float64 else failed)
+    own = _Comparison(module, _of_its_type(module, x), y, order)
+    failed = own.reference(None)
+    if failed is not None:
+        raise own.refusal(failed)
     return own.verdict(None, own.noise(), f"{types} ({own.names})")
+
+
+def _of_its_type(module: nn.Module, x: Tensor) -> Tensor:
+    """Numbers of another type than any of the module's as its first parameter's."""
+    types = [p.dtype for p in module.parameters() if p.is_floating_point()]
+    return x.to(types[0]) if types and x.is_floating_point() and x.dtype not in types else x
 
 
 def _narrow(module: nn.Module) -> bool:
