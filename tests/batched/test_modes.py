@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bilevel.batched import Network, Statistics, verify
+from bilevel.batched.modes import changed, parts_of
+from bilevel.batched.tensors import Call
 from bilevel.errors import BadInput
 
 TASKS = 3
@@ -297,3 +300,17 @@ def test_the_function_itself_does_as_its_arguments_say() -> None:
             )
 
     assert verify(Functional(), torch.randn(6, 3)).exact
+
+
+def test_a_scripted_part_is_put_in_the_mode_of_a_call() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about scripts
+        part = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
+    module, x = nn.Sequential(part, nn.Linear(4, 2)), torch.randn(6, 3)
+    weights = several(module)
+    found = Network(module, batched=False)(weights, x.expand(TASKS, *x.shape), training=False)
+    torch.testing.assert_close(found, alone(module, weights, x))
+    assert part.training
+    with changed(parts_of(module), Call(1, False, None, None, None), lambda part: None, batched=False):
+        assert not part.training
+    assert part.training

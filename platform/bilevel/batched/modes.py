@@ -84,13 +84,13 @@ def changed(
     in eval mode is known. With `call.use` those whose statistics are given have them for running ones, in eval mode.
     What layers write into their buffers is gone afterwards.
     """
-    before: list[tuple[Part, dict[str, Any], dict[str, Tensor | None]]] = []
+    before: list[tuple[Part, bool, dict[str, Any], dict[str, Tensor | None]]] = []
     try:
         for part in parts:
             own = part.module.__dict__
             kept = {name: own[name] for name in _TEMPORARY if name in own}
-            before.append((part, kept, dict(part.module._buffers)))
-            own["training"] = not part.still and (call.training or part.batch or part.instance)
+            before.append((part, part.module.training, kept, dict(part.module._buffers)))
+            _set_mode(part.module, not part.still and (call.training or part.batch or part.instance))
             replaced = forward(part)
             if replaced is not None:
                 own["forward"] = replaced
@@ -100,13 +100,21 @@ def changed(
                 own["flatten_parameters"] = _nothing
         yield
     finally:
-        for part, kept, buffers in reversed(before):
+        for part, mode, kept, buffers in reversed(before):
             for name in _TEMPORARY:
                 part.module.__dict__.pop(name, None)
             part.module.__dict__.update(kept)
+            _set_mode(part.module, mode)
             if part.batch or part.instance:
                 part.module._buffers.clear()
                 part.module._buffers.update(buffers)
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    if "training" in module.__dict__:
+        module.__dict__["training"] = training  # several times as fast as by setattr
+    else:
+        module.training = training  # of a scripted module, elsewhere
 
 
 def _lend_buffers(part: Part, call: Call, batched: bool) -> None:
