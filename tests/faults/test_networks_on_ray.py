@@ -7,6 +7,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,12 @@ def cluster() -> Iterator[None]:
     here = str(Path(__file__).parents[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))  # the networks' module
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        start = partial(ray.init, address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        try:
+            start(logging_level="ERROR")
+        except Exception:  # noqa: BLE001  on a loaded machine the raylet misses Ray's 30 seconds
+            ray.shutdown()
+            start(logging_level="ERROR")
         yield
         ray.shutdown()
 
