@@ -92,7 +92,7 @@ def _reached(part: nn.Module) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{key}", item) for key, item in value.items())
         elif isinstance(value, list | tuple):
             yield from ((f"{name}.{index}", item) for index, item in enumerate(value))
-        elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, type):
+        elif hasattr(value, "__dict__") and not isinstance(value, type):
             yield from ((f"{name}.{key}", item) for key, item in vars(value).items())
         if isinstance(value, FunctionType):
             yield from _named(value)
