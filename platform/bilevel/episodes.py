@@ -211,5 +211,8 @@ def stack(episodes: list[Episode]) -> Episode:
     try:
         stacked: Episode = trees.stack(episodes)
     except ValueError as error:
-        raise BadInput(f"episodes of one batch differ: {error}; pad them and set Batch.mask") from error
+        raise BadInput(
+            f"episodes of one batch differ: {error}; pad them and set Batch.mask, which says which samples count (of "
+            "sequences of unequal length pad the steps, and give the lengths beside them: x may be a dict of tensors)"
+        ) from error
     return stacked

@@ -196,6 +196,19 @@ def test_what_keeps_no_promise_is_refused(loss: Any, outputs: int, match: str) -
         read(loss, drawn(6, outputs), drawn(6, 1) + 1)
 
 
+def test_a_mean_is_vectorized_where_torch_can_and_looped_where_it_cannot() -> None:
+    def branching(p: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(p, y) if float(p.sum()) > 0 else 2 * F.cross_entropy(p, y)
+
+    prediction, y = drawn(5, 3), whole(3, 5)
+    plain, odd = read(F.cross_entropy, prediction, y), read(branching, prediction, y)
+    assert (plain.mapped, odd.mapped) == (True, False)
+    same(odd, branching, prediction, y)
+    padded = Batch(torch.zeros(()), y, torch.tensor([True, True, False, True, False]).expand(TASKS, -1))
+    wanted = torch.stack([F.cross_entropy(p[[0, 1, 3]], one[[0, 1, 3]]) for p, one in zip(prediction, y, strict=True)])
+    assert torch.allclose(plain.judge(prediction, padded), wanted)
+
+
 def test_tasks_whose_labels_are_read_otherwise_are_refused() -> None:
     reading = read(F.mse_loss, drawn(6, 1), drawn(6, 1) + 1)
     check(reading, drawn(4, 1), drawn(4, 1) + 1)

@@ -232,6 +232,16 @@ def test_the_loss_decides_what_fits(name: str, tmp_path: Path) -> None:
     assert all(isinstance(value, float) for value in result.metrics.values())
 
 
+def test_counts_are_adapted_to_as_numbers(tmp_path: Path) -> None:
+    """Whole labels are classes, unless the loss takes them for numbers."""
+    counts = study(Declared(plain(lambda x: 2 + positive(x)), outputs=1), loss=F.poisson_nll_loss)
+    loaded = load(finished(tmp_path, counts).run_id, store=tmp_path, study=counts)
+    module = loaded.adapt([[0.0, 1.0], [1.0, 1.0]], [7, 2])
+    header, *rows = predictions(module, np.array([[0.5, 1.0]]), loaded)
+    assert header == ["y"]
+    assert len(rows) == 1
+
+
 def test_a_loss_that_breaks_its_promise_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"rule.loss: for predictions \[6, 1\] .*raises TypeError: .*'var'"):
         finished(tmp_path / "store", study(Made(plain(total)), loss=nn.GaussianNLLLoss()))

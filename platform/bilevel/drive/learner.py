@@ -21,6 +21,7 @@ from bilevel.drive import inputs, results, runs
 from bilevel.episodes import Batch, Episode, Scaling, keyed
 from bilevel.errors import BadInput, RecordDamaged
 from bilevel.inner.labels import settled
+from bilevel.inner.losses import Reading
 from bilevel.inner.rule import RuleTraits, classes
 from bilevel.meta import MetaTraining, manifest
 from bilevel.meta.learned import Plan, Values
@@ -44,13 +45,15 @@ class Learner:
 
     @property
     def classed(self) -> bool:
-        """Whether labels are classes."""
-        return self.plan.labels.classes is not None
+        """Whether labels are classes, and outputs their scores (of counts, say, a loss takes them for numbers)."""
+        loss = vars(self.plan.rule).get("loss")
+        numbers = isinstance(loss, Reading) and loss.metric == "mae"
+        return self.plan.labels.classes is not None and not numbers
 
     @property
     def outputs(self) -> int:
         """The classes, or the numbers of a label."""
-        return self.plan.labels.classes or math.prod(self.like.y.shape[1:])
+        return (self.plan.labels.classes if self.classed else None) or math.prod(self.like.y.shape[1:])
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -48,12 +48,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Reading:
-    """A loss as it was understood on the example; `metric` is what else can be said of such predictions."""
+    """A loss as it was understood on the example; `metric` is what else can be said of such predictions.
+
+    `mapped`: one task after another may be vectorized, to the same values and derivatives; where nothing is padded.
+    """
 
     loss: Loss
     form: Form
     target: Target
     metric: Literal["accuracy", "mae"] | None
+    mapped: bool = False
 
     def judge(self, prediction: Tensor, batch: Batch) -> Tensor:
         """The mean loss of each task [tasks]; padded samples do not count.
@@ -62,6 +66,9 @@ class Reading:
             BadInput: the loss gives another shape than it did for the example.
         """
         y = self.target(prediction, batch.y)
+        if self.form == "each" and self.mapped and batch.mask is None:
+            means: Tensor = torch.vmap(lambda one, labels: self.loss(one, labels).mean())(prediction, y)
+            return means
         if self.form == "each":
             kept: Sequence[Any] = [slice(None)] * len(prediction) if batch.mask is None else list(batch.mask)
             each = [self.loss(prediction[task][keep], y[task][keep]) for task, keep in enumerate(kept)]
@@ -111,7 +118,7 @@ def read(loss: Loss, prediction: Tensor, y: Tensor) -> Reading:
                 if form == "each":  # as most losses are meant
                     reasons.append(str(misfit))
             else:
-                return reading
+                return replace(reading, mapped=form == "each" and _mappable(reading, prediction, y))
     shape, labels = list(prediction.shape[1:]), f"{str(y.dtype).removeprefix('torch.')} {list(y.shape[1:])}"
     raise BadInput(
         f"rule.loss: for predictions {shape} and labels {labels} it {reasons[0]}; {PROMISE}, such as F.cross_entropy "
@@ -126,7 +133,7 @@ def check(reading: Reading, prediction: Tensor, y: Tensor) -> None:
         BadInput: it cannot.
     """
     again = read(reading.loss, prediction, y)
-    if again != reading:
+    if replace(again, mapped=reading.mapped) != reading:
         raise BadInput(
             f"rule.loss: for labels {list(y.shape[1:])} it would be read otherwise than for those that it learns from; "
             "tasks of one study have labels of one kind"
@@ -181,6 +188,25 @@ def _try(reading: Reading, prediction: Tensor, y: Tensor, coupled: bool) -> None
     slope = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
     if slope is None or not bool(slope.count_nonzero()):
         raise _Misfit("does not depend on the predictions (its gradient is 0)")
+
+
+def _mappable(reading: Reading, prediction: Tensor, y: Tensor) -> bool:
+    """Whether torch can vectorize a loss over tasks, exactly and to the second derivative."""
+    found = []
+    for mapped in (False, True):
+        leaf = prediction.detach().clone().requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is told so where it would fall back to a loop of its own
+            try:
+                means = replace(reading, mapped=mapped).judge(leaf, Batch(leaf, y))
+                slope = torch.autograd.grad(means.sum(), leaf, create_graph=True)[0]
+                bent = (
+                    torch.autograd.grad((slope * leaf.detach().cos()).sum(), leaf)[0] if slope.requires_grad else slope
+                )
+            except Exception:  # noqa: BLE001  whatever a user's loss does that cannot be vectorized: the loop does it
+                return False
+        found.append((means.detach(), slope.detach(), bent.detach()))
+    return all(torch.allclose(one, two, rtol=1e-4, atol=1e-6, equal_nan=True) for one, two in zip(*found, strict=True))
 
 
 def _values(loss: Loss, form: Form, prediction: Tensor, y: Tensor, samples: int | None = None) -> Tensor:
