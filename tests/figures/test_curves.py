@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bilevel.figures import History, adaptation, draw, exhibit, learning_curve
+from bilevel.figures.curves import _chance
 from bilevel.figures.style import GREEN, VERMILLION
 
 
@@ -167,3 +170,13 @@ def test_a_baselines_balanced_accuracy_is_not_taken_for_its_accuracy() -> None:
     )
     assert figure is not None
     assert not [text for text in texts(figure) if text.startswith("majority")]
+
+
+@pytest.mark.parametrize(("outputs", "classes", "chance"), [(10, 3, 1 / 3), (5, 5, 1 / 5), (1, 2, 1 / 2)])
+def test_chance_is_that_of_the_tasks_classes_not_of_the_networks_outputs(
+    outputs: int, classes: int, chance: float
+) -> None:
+    y = torch.arange(6).remainder(classes).expand(2, 6)
+    shown = {"support": {"y": y}, "query": {"y": y}, "predictions": torch.zeros(2, 3, 6, outputs)}
+    history: Any = SimpleNamespace(chance=None, exhibit=shown)
+    assert _chance(history) == pytest.approx(chance)

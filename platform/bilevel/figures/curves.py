@@ -220,10 +220,11 @@ def _called(source: str) -> str:
 def _chance(history: History) -> float | None:
     if history.chance is not None or not history.exhibit:
         return history.chance
-    y, predictions = history.exhibit["query"]["y"], history.exhibit["predictions"]
-    if y.is_floating_point():
+    answers = [history.exhibit[part]["y"] for part in ("support", "query")]
+    if answers[0].is_floating_point():
         return None
-    return 1.0 / max(2, int(predictions.shape[-1]))
+    shown = 1 + max(int(y.max()) for y in answers)  # a network may have more outputs than there are classes
+    return 1.0 / max(2, min(shown, int(history.exhibit["predictions"].shape[-1])))
 
 
 def _has_test(metrics: Mapping[str, float]) -> bool:
