@@ -103,6 +103,20 @@ def test_a_neighbour_that_was_imported_before_is_one_all_the_same(
     assert sys.modules["helper_a"] is helper_a, "the notebook's module is the one that there is"
 
 
+def test_a_neighbour_broken_since_it_was_imported_shows_in_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, "N = 7\n", "helper_b.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import helper_b  # type: ignore[import-not-found]  # noqa: F401
+
+    file = written(tmp_path, STUDY.replace("\nfrom", "\nimport helper_b\nfrom", 1))
+    before = sources.load(str(file))[1].texts
+    written(tmp_path, "N = (\n", "helper_b.py")
+    with pytest.raises(StudyChanged, match=r"\+N = \("):
+        sources.check_unchanged(before, sources.load(str(file))[1].texts, tmp_path)
+
+
 def test_a_recorded_neighbour_that_was_not_imported_this_time_is_looked_up(tmp_path: Path) -> None:
     written(tmp_path, "M = 1\n", "late.py")
     sources.check_unchanged({"a.py": "x", "late.py": "M = 1\n"}, {"a.py": "x"}, tmp_path)

@@ -421,3 +421,10 @@ def test_one_test_group_is_said() -> None:
     frame = visits(groups=3)
     with pytest.warns(UserWarning, match="valid and test have one group, which gives no interval; give fewer folds"):
         of(frame, folds=3).check()
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    frame = visits()
+    frame.columns = ["person", "x", "x", "town", "device", "y"]
+    with pytest.raises(BadInput, match="two columns are called 'x'; rename or leave out one of them"):
+        of(frame).check()

@@ -47,8 +47,12 @@ def imported(module: ModuleType) -> Iterator[str]:
     file = _file(module)
     if file is None or file.suffix != ".py" or not file.is_file():
         return
-    package = module.__name__ if file.name == "__init__.py" else module.__name__.rpartition(".")[0]
-    for node in _loaded(ast.parse(file.read_bytes())):
+    package = vars(module).get("__package__") or ""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError:  # edited since it was imported, which shows in its text
+        return
+    for node in _loaded(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

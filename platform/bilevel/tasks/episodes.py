@@ -15,7 +15,7 @@ from bilevel import trees
 from bilevel.episodes import Batch, Episode, Key, Split
 from bilevel.errors import BadInput
 from bilevel.tasks.fewshot import Ints, check_counts, check_ways, draw_classes, draw_samples, labelled
-from bilevel.tasks.samples import Place, digest, gather, labels, packed, unpacked
+from bilevel.tasks.samples import Place, digest, gather, labels, packed, plain, unpacked
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHOWN = 32  # classes of which a sample is looked at beforehand
@@ -71,7 +71,7 @@ class Episodes:
         if self.ways >= 2 and min(counts.values()) < self.ways:
             raise BadInput(self._too_few(counts))
         check_ways(self, self.ways, counts)
-        gather(self.x, np.array(self._found.first, dtype=np.int64), self.item)  # a sample of each class: of one size?
+        gather(self._x, np.array(self._found.first, dtype=np.int64), self.item)  # a sample of each class: of one size?
 
     def _too_few(self, counts: Mapping[str, int]) -> str:
         """What is wrong where a split has fewer classes than `ways`."""
@@ -97,11 +97,16 @@ class Episodes:
         rng = key.child(split).numpy()
         classes = draw_classes(rng, len(sizes), self.ways)
         samples = rows[classes[:, None], draw_samples(rng, sizes[classes], self.shots + self.queries)]
-        x = gather(self.x, samples.ravel(), self.item)
+        x = gather(self._x, samples.ravel(), self.item)
         drawn = labelled(x.view(*samples.shape, *x.shape[1:]), self.shots)
         if not self.shuffled:
             return drawn
         return Episode(_permuted(drawn.support, rng), _permuted(drawn.query, rng))
+
+    @functools.cached_property
+    def _x(self) -> Any:
+        """The samples; of pandas as one array, which is not to be made for every episode."""
+        return plain(self.x)
 
     @functools.cached_property
     def _found(self) -> _Found:

@@ -331,8 +331,9 @@ def _wide(features: Sequence[str], x: np.ndarray[Any, Any], scaling: Scaling) ->
     found = [f"{name!r} ({wide:.0f})" for name, wide in zip(features, widest, strict=True) if wide > WIDE]
     if not found:
         return ()
+    shown = ", ".join(found[:12]) + (f", … ({len(found)} features)" if len(found) > 12 else "")
     return (
-        f"some values lie many standard deviations from the mean, as those of a rare indicator do: {', '.join(found)}; "
+        f"some values lie many standard deviations from the mean, as those of a rare indicator do: {shown}; "
         f"beyond {BOUND:g} only the logarithm of the distance counts; leave such a column out with drop= if it says "
         "nothing of a new group",
     )

@@ -143,7 +143,6 @@ def gather(x: Any, rows: Ints, item: tuple[Place, Place] | None) -> Tensor:
     Raises:
         BadInput: they differ in size, or are no numbers.
     """
-    x = plain(x)
     if isinstance(x, Tensor):
         return x[torch.from_numpy(rows)].float()
     if isinstance(x, np.ndarray):

@@ -117,7 +117,10 @@ def roles(
 
 
 def _check_named(frame: pd.DataFrame, named: Mapping[str, Sequence[str]]) -> None:
-    """Whether the columns are there, and none is a feature that is also something else."""
+    """Whether the columns are there once, and none is a feature that is also something else."""
+    twice = frame.columns[frame.columns.duplicated()].tolist()
+    if twice:
+        raise BadInput(f"Grouped: two columns are called {twice[0]!r}; rename or leave out one of them")
     for role, columns in named.items():
         for column in columns:
             if column not in frame.columns:
