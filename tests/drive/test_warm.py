@@ -247,3 +247,12 @@ def test_what_cannot_be_told_is_refused_before_anything_starts(
     with pytest.raises(BadInput, match=match):
         run(study(**changes), on=Inline(), store=tmp_path, track="none")
     assert len(list(tmp_path.glob("*/study.json"))) == 1
+
+
+def test_a_damaged_run_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    study = dataclasses.replace(walking(steps=Int(2, 3)), trials=1)
+    damaged, _ = finished(tmp_path, study).folder, finished(tmp_path, study)
+    (damaged / "study.json").write_bytes(b"{")
+    with pytest.warns(UserWarning, match=f"leaves {damaged.name} out: .*study.json: damaged"):
+        found = warm.collect(dataclasses.replace(study, warm_start=("walk",)), tmp_path, "none")
+    assert len(found) == 1

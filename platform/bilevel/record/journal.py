@@ -221,14 +221,14 @@ def lost(path: Path) -> str:
 
     What is read of it then is an older state of the run.
     """
+    known = seal.read(path)  # before the file, to which a driver may be adding
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL))
-            *lines, rest = file.read().split(b"\n")
+            *lines, rest = file.read(TAIL if size > TAIL else size).split(b"\n")
     except OSError:  # which `read` says
         return ""
-    known = seal.read(path)
     if known is not None and known.damaged:
         return f"{seal.place(path)}: damaged; whether the journal is whole is not known"
     last = _parse(lines[-1] + b"\n", size) if lines else None
