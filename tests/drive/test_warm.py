@@ -14,7 +14,7 @@ from bilevel import ASHA, Inline, Log, OneOf, Random, Report, Result, Run, Space
 from bilevel.drive import warm
 from bilevel.errors import BadInput
 from bilevel.record import folder as folders
-from support.tiny import Said
+from support.tiny import Said, finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +250,9 @@ def test_what_cannot_be_told_is_refused_before_anything_starts(
 
 
 def test_a_damaged_run_is_left_out_and_that_is_said(tmp_path: Path) -> None:
-    study = dataclasses.replace(walking(steps=Int(2, 3)), trials=1)
-    damaged, _ = finished(tmp_path, study).folder, finished(tmp_path, study)
+    damaged = finished(tmp_path, study(trials=3)).folder
+    finished(tmp_path, study(trials=3, seed=1))
     (damaged / "study.json").write_bytes(b"{")
-    with pytest.warns(UserWarning, match=f"leaves {damaged.name} out: .*study.json: damaged"):
-        found = warm.collect(dataclasses.replace(study, warm_start=("walk",)), tmp_path, "none")
-    assert len(found) == 1
+    with pytest.warns(UserWarning, match=rf"leaves {damaged.name} out: .*study\.json: damaged"):
+        found = warm.collect(study(name="second", warm_start=("first",)), tmp_path, "none")
+    assert len(found) == 3
