@@ -80,6 +80,8 @@ class TuneStage:
 
     def begin(self, order: Order) -> None:
         """Queue an attempt; Tune takes it when it has a place."""
+        if not self._desk.waiting():  # nobody has looked since, and so nobody has waited
+            self._placed = time.monotonic()
         state = None if order.state is None else trees.pack(order.state)
         self._desk.begin(dataclasses.replace(order, state=state))
 
