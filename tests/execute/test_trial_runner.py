@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -353,3 +354,13 @@ def test_a_step_beyond_all_databases_fails_its_trial_alone(step: int) -> None:
     said = script(far).host(Order(0, 1, 1, {}), {}).advance(None)
     assert isinstance(said, Raised)
     assert "step" in said.reason
+
+
+def test_what_is_printed_is_text_that_a_file_can_hold() -> None:
+    def prints(config: Any, run: Run) -> Iterator[Report]:
+        sys.stdout.write("\udc80.txt")
+        yield Report(1, {"loss": 1.0})
+
+    hosted = script(prints).host(Order(0, 1, 1, {}), {})
+    hosted.advance(None)
+    assert hosted.output() == "\\udc80.txt"

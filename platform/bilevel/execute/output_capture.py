@@ -93,7 +93,9 @@ class Streams:
     def collect(self) -> str:
         """What was printed since the last call."""
         text, self._parts = "".join(self._parts), []
-        return _cut(text)
+        return _cut(
+            text.encode(errors="backslashreplace").decode()
+        )  # a name of a file may be no text that a file holds
 
 
 class _Router(io.TextIOBase):
