@@ -185,6 +185,7 @@ def test_modules_are_there_once_under_their_names_without_their_files(
     assert found == {**dict.fromkeys(found, 1.0), "loss": 0.0}
 
 
+@pytest.mark.slow
 def test_a_studys_file_has_a_name_that_imports_in_children_that_are_spawned(folder: Path) -> None:
     study, _ = sources.load(str(folder / "my-study.py"))
     assert study.objective.__module__ == "bilevel_study_my_study"
