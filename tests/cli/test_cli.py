@@ -490,3 +490,15 @@ def test_the_program_refuses_as_the_function_does(home: Path) -> None:
     done = subprocess.run([*program, "jump"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "jump" in done.stderr
+
+
+def test_a_sync_that_is_behind_is_not_called_complete(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tracker that gets no time to write ends without a problem of its own."""
+    assert cli.main(["run", "own.py", "--workers", "0", "--track", "none"]) == 0
+    monkeypatch.setattr(tracking, "sync", lambda *_: tracking.TrackerStatus(behind=3))
+    assert cli.main(["sync", "last", "--track", "sqlite:///m.db"]) == 1
+    said = capsys.readouterr()
+    assert "MLflow: 3 events behind; sync again" in said.err
+    assert "complete in MLflow" not in said.out

@@ -318,8 +318,9 @@ def sync(arguments: argparse.Namespace) -> int:
     if uri == "none":
         raise BadInput(f"{folder.run_id}: begun with --track none; name a tracking server with --track URI")
     state = tracking.sync(folder.path, uri)
-    if state.problem:
-        sys.stderr.write(f"bilevel: MLflow: {state.problem}\n")
+    if not state.complete:
+        what = state.problem or f"{state.behind} events behind; sync again"
+        sys.stderr.write(f"bilevel: MLflow: {what}\n")
         return 1
     _out().print(f"{folder.run_id}: complete in MLflow" + (f"\n{state.url}" if state.url else ""))
     return 0

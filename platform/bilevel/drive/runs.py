@@ -168,8 +168,9 @@ def resume(
             for problem in folder.problems():
                 watch.say(problem)
             standing = None if uri == "none" else tracking.sync(folder.path, uri)
-            if standing is not None and standing.problem:
-                watch.say(f"MLflow: {standing.problem}; run `bilevel sync {folder.run_id}` when it is back")
+            if standing is not None and not standing.complete:
+                what = standing.problem or f"{standing.behind} events behind"
+                watch.say(f"MLflow: {what}; run `bilevel sync {folder.run_id}` when it is back")
             return Result(folder.path, finished)
         study, source = reload(folder, study, new_code=new_code)
         study = _as_begun(folder, study, watch)
