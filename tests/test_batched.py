@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bilevel.batched import Network, Statistics, verify
+from bilevel.batched.constants import Constants
 from bilevel.batched.convolution import convolve
 from bilevel.batched.normalization import normalize, over_rows
 from bilevel.batched.tensors import RULES, PerTask
@@ -412,6 +414,63 @@ def test_spread_is_expand(batched: bool) -> None:
     torch.testing.assert_close(
         network(spread, x), network({n: v.expand(3, *v.shape) for n, v in network.start().items()}, x)
     )
+
+
+class Placed(nn.Module):
+    """What a forward needs beside its weights: a buffer, a frozen layer, tensors that it makes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("positions", torch.randn(3))
+        self.trunk, self.head = nn.Linear(3, 4).requires_grad_(False), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(len(x), 4) + torch.arange(4)
+        return self.head(self.trunk(x + self.positions) + state)
+
+
+def elsewhere(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On torch's device without numbers: it refuses to mix with the CPU, and to say a number, as a GPU's would wait."""
+    return {name: value.detach().to("meta").requires_grad_() for name, value in weights.items()}
+
+
+ELSEWHERE = (
+    "placed", "frozen", "dropout", "embedding", "functions", "LayerNorm", "BatchNorm1d", "InstanceNorm, tracking",
+    "GRUCell", "transformer block", "masked attention", "conv4 with pooling", "grouped, dilated, strided",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_a_network_computes_where_its_inputs_lie(case: str, batched: bool) -> None:
+    module, x = CASES[case]() if case in CASES else (Placed(), images(3))
+    before = dict(module.named_buffers())
+    weights = elsewhere(several(module, torch.float32))
+    wide = x.expand(TASKS, *x.shape).to("meta")
+    loss = after_a_step(Network(module, batched=batched), weights, wide, wide)
+    grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
+    assert {grad.device.type for grad in grads} == {"meta"}
+    assert all(value is before[name] for name, value in module.named_buffers())
+    assert {p.device.type for p in module.parameters()} == {"cpu"}
+
+
+def test_constants_are_copied_to_a_device_once_and_again_when_they_change() -> None:
+    module = Placed()
+    constants, meta = Constants(list(module.named_modules())), torch.device("meta")
+    seen = []
+    for _ in range(2):
+        with constants.on(meta):
+            seen.append(module.positions)
+            assert module.trunk.weight.device == meta
+            assert isinstance(module.trunk.weight, nn.Parameter)
+    module.positions.add_(1)
+    with contextlib.suppress(ZeroDivisionError), constants.on(meta):
+        seen.append(module.positions)
+        raise ZeroDivisionError
+    assert seen[0] is seen[1]
+    assert seen[1] is not seen[2]
+    assert module.positions.device.type == module.trunk.weight.device.type == "cpu"
+    assert not vars(pickle.loads(pickle.dumps(constants)))["_copies"]
 
 
 def test_module_is_as_before_even_after_an_error() -> None:

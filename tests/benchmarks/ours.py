@@ -58,7 +58,14 @@ class Ours:
     """A `contestant.Contestant`: `workers` Ray actors of one thread, or this process alone where it is 0."""
 
     def __init__(
-        self, case: Case, arrays: dict[str, np.ndarray], weights: list[np.ndarray], dtype: str, *, workers: int
+        self,
+        case: Case,
+        arrays: dict[str, np.ndarray],
+        weights: list[np.ndarray],
+        dtype: str,
+        *,
+        workers: int,
+        device: str | None = None,
     ) -> None:
         kind = getattr(torch, dtype)
         given = Given(case, tuple(torch.from_numpy(weight).to(kind) for weight in weights))
@@ -69,7 +76,7 @@ class Ours:
             tasks=tasks, rule=rule, steps=ENDLESS, validate_every=ENDLESS, episodes=case.tasks, unit=case.unit
         )  # fmt: skip
         self._workers, self._ticket = workers, 0
-        place = Ray(workers=workers) if workers else Inline()
+        place = Ray(workers=workers) if workers else Inline(device)
         self._executor: Executor = opening.executor(place, 1, (os.path.dirname(__file__),))  # noqa: PTH120
         while self._executor.alive < workers:
             self._executor.poll(0.1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bilevel import trees
 from bilevel.batched import Network
 from bilevel.episodes import Episode
 from bilevel.inner import GradientDescent
@@ -182,3 +183,19 @@ def test_each_task_is_adapted_on_its_own(name: str) -> None:
         alone = reference.adapted(module, leaves, rates, x, y, steps=2, exact=False)
         found = {n: value[task].detach() for n, value in together.weights.items()}
         assert reference.distance(found, {n: value.detach() for n, value in alone.items()}) < 1e-9
+
+
+@pytest.mark.parametrize("normalization", ["batch", "support"])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_a_gradient_needs_no_number_on_the_way(name: str, order: Any, normalization: Any) -> None:
+    """On torch's device without numbers: where one were asked for, a GPU would be waited for."""
+    case = CASES[name]
+    module, start, episode = made(case)
+    start, episode = trees.to_device(start, "meta"), trees.to_device(episode, "meta")
+    rule = GradientDescent(
+        init=Network(module), lr=case.lr, steps=3, order=order, normalization=normalization, proximal=0.1
+    )
+    rates = {tensor: torch.full((), case.lr, device="meta") for tensor in start}
+    loss, found = ours(rule, start, episode, rates)
+    assert {value.device.type for value in (loss, *found.values())} == {"meta"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bilevel import trees
 from bilevel.batched import attention, functions, layers, loop, standing
+from bilevel.batched.constants import Constants
 from bilevel.batched.copies import duplicate, let_travel
 from bilevel.batched.modes import Part, changed, parts_of
 from bilevel.batched.state import State
@@ -26,9 +27,10 @@ class Network:
     """A module as a pure function of weights and inputs over a batch of tasks, each task with weights of its own.
 
     Values, first and second derivatives are those of the module run on one task after another; `verify` shows whether
-    that holds for a given module. Buffers and parameters with `requires_grad=False` are constants. Batch normalization
-    uses the statistics of the batch at hand (or those given by `use`). Running ones, which are never updated, are used
-    by what the user keeps in eval mode: built so, left so by a `train()` of her own, or put so in forward.
+    that holds for a given module. Buffers and parameters with `requires_grad=False` are constants, used on the device
+    of the inputs wherever the module lies. Batch normalization uses the statistics of the batch at hand (or those given
+    by `use`). Running ones, which are never updated, are used by what the user keeps in eval mode: built so, left so by
+    a `train()` of her own, or put so in forward.
 
     Args:
         module: the structure; the values of its trainable parameters are only used by `start`.
@@ -61,6 +63,7 @@ class Network:
         self.by_batch = tuple(part.name for part in self._parts if part.batch)
         norms = (part for part in self._parts if isinstance(part.module, nn.modules.batchnorm._NormBase))
         self.frozen = tuple(part.name for part in norms if not (part.batch or part.instance))
+        self._constants = Constants(list(module.modules()))
 
     @property
     def normalizes(self) -> bool:
@@ -144,13 +147,18 @@ class Network:
         Raises:
             BadInput: weights do not fit; dropout without keys; batch normalization over a single value.
         """
-        tasks = _tasks(x)
+        tasks = len(_first(x))
         if keys is not None and len(keys) != tasks:
             raise BadInput(f"{len(keys)} keys for {tasks} tasks; give one key a task")
         self._check(weights, tasks)
         call = Call(tasks, training, keys, record, use, self.state)
-        if not self.batched:
-            return loop.forward(self.module, self._parts, weights, x, call)
+        device = _first(x).device
+        with self._constants.on(device), _made_on(device):
+            if not self.batched:
+                return loop.forward(self.module, self._parts, weights, x, call)
+            return self._side_by_side(weights, x, call)
+
+    def _side_by_side(self, weights: dict[str, Tensor], x: Any, call: Call) -> Tensor:
         token = current.set(call)
         try:
             ours = changed(self._parts, call, partial(_own_forward, call), batched=True)
@@ -162,7 +170,7 @@ class Network:
             return out.each
         if not isinstance(out, Tensor):
             raise Unsupported(f"the network returns a {type(out).__name__}, not one tensor")
-        return out.expand(tasks, *out.shape)
+        return out.expand(call.tasks, *out.shape)
 
     def adapted(self, weights: dict[str, Tensor], statistics: Statistics | None = None) -> nn.Module:
         """Plain torch: a copy of the module with the weights of one task, in eval mode, on the weights' device.
@@ -217,11 +225,16 @@ class Network:
                 table[local] = parameter
 
 
-def _tasks(x: Any) -> int:
-    """How many tasks these inputs are of."""
+def _first(x: Any) -> Tensor:
+    """A tensor of these inputs."""
     while not isinstance(x, Tensor):
         x = next(iter(x.values() if isinstance(x, dict) else x))
-    return len(x)
+    return x
+
+
+def _made_on(device: torch.device) -> AbstractContextManager[Any]:
+    """Within, tensors that a forward makes without naming a device lie there: zeros to start from, positions."""
+    return nullcontext() if device.type == "cpu" else device
 
 
 def _own_forward(call: Call, part: Part) -> Callable[..., Any] | None:

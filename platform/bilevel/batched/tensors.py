@@ -74,7 +74,9 @@ class Call:
         if p >= 1:
             return like.new_zeros(self.tasks, *shape)
         drawn = [
-            torch.rand(tuple(shape), generator=key.child("dropout", self.dropouts).torch(), dtype=torch.float32)
+            torch.rand(
+                tuple(shape), generator=key.child("dropout", self.dropouts).torch(), dtype=torch.float32, device="cpu"
+            )
             for key in self.keys
         ]
         return torch.stack(drawn).ge_(p).to(device=like.device, dtype=like.dtype).div_(1 - p)

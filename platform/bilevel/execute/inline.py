@@ -32,7 +32,7 @@ class InlineExecutor:
 
     def __init__(self, threads: int, device: str) -> None:
         self._device = usable(device)
-        self._settings = Settings.here(threads)
+        self._settings = Settings.here(threads).on(self._device)
         keep_memory()
         self._tickets: deque[_Ticket] = deque()
 

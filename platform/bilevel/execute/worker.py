@@ -36,17 +36,58 @@ class Settings:
     threads: int
     dtype: torch.dtype
     precision: str
+    convolutions: str
+    """Of float32 on a GPU: "ieee", or as torch has it by default "tf32", with 10 bits of mantissa."""
+    deterministic: int
+    """0: sums may be added up in any order on a GPU; 1: not where torch can do otherwise (else it warns); 2: never."""
+    filled: bool
+    """Whether deterministic torch also fills the memory that it gets, which no result here depends on."""
 
     @classmethod
     def here(cls, threads: int) -> Settings:
         """The settings of this process, but with `threads` for a unit."""
-        return cls(threads, torch.get_default_dtype(), torch.get_float32_matmul_precision())
+        return cls(
+            threads,
+            torch.get_default_dtype(),
+            torch.get_float32_matmul_precision(),
+            _convolutions(),
+            torch.get_deterministic_debug_mode(),
+            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        )
+
+    def on(self, device: torch.device) -> Settings:
+        """For units on `device`: on a GPU bits that repeat, and convolutions as exact as products are asked to be."""
+        if device.type != "cuda":
+            return self
+        exact = "ieee" if self.precision == "highest" else self.convolutions
+        return dataclasses.replace(self, convolutions=exact, deterministic=max(1, self.deterministic), filled=False)
 
     def apply(self) -> None:
         """Make them those of this process."""
         torch.set_num_threads(self.threads)
         torch.set_default_dtype(self.dtype)
         torch.set_float32_matmul_precision(self.precision)
+        if self.convolutions != _convolutions():
+            _convolve_in(self.convolutions)
+        torch.set_deterministic_debug_mode(self.deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = self.filled  # type: ignore[attr-defined]
+
+
+_NAMED = torch.__version__ >= "2.9"
+"""Whether torch has a precision for each kind of operation; the flag of before then raises where those differ."""
+
+
+def _convolutions() -> str:
+    if _NAMED:
+        return str(torch.backends.cudnn.conv.fp32_precision)  # type: ignore[attr-defined, unused-ignore]
+    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def _convolve_in(precision: str) -> None:
+    if _NAMED:
+        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined, unused-ignore]
+    else:
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 @contextlib.contextmanager
@@ -137,11 +178,13 @@ def platform() -> str:
 
 
 def usable(device: str) -> torch.device:
-    """The device of that name.
+    """The device of that name; a GPU is made ready for products whose bits repeat.
 
     Raises:
         BadInput: torch cannot put a tensor there.
     """
+    if device.startswith("cuda"):  # read by cuBLAS when it begins: without it, torch warns that its bits may vary
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by an AssertionError
@@ -194,6 +237,7 @@ class BilevelWorker:
         gc.freeze()  # what is imported by now stays: half a second less at each full collection
         self._settings = settings
         self._device = usable(device)
+        self._on_device = settings.on(self._device)
         self._kept: dict[int, Any] = {}
         self._cache: dict[Any, Any] = {}
         self._trial: _Playing | None = None
@@ -231,8 +275,9 @@ class BilevelWorker:
             return raised(error)
         if of_work not in self._kept or of_shared not in self._kept:
             return Missing()
+        on_device = contextlib.nullcontext() if self._on_device == self._settings else settled(self._on_device)
         try:
-            with guarded(save=False):
+            with guarded(save=False), on_device:
                 return compute(self._kept[of_work], self._kept[of_shared], item, alone=True)
         finally:
             self._end_if_cut_off()

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor, nn
 
 from bilevel.batched import Network
@@ -74,6 +72,8 @@ def standing(path: str, start: str, network: Network, build: Callable[[Key], nn.
 
 
 def _read(path: str, start: str) -> tuple[Path, dict[str, Tensor]]:
+    import safetensors.torch  # only this needs it: a unit is computed with torch alone
+
     file = Path(start) if start.endswith(".safetensors") else Path(start) / "model" / "learned.safetensors"
     if not file.is_file():
         raise MissingData(f"{path}.start: no file {file}; give the folder of a finished run or a .safetensors file")

@@ -6,17 +6,20 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
 from bilevel.episodes import Episode, Key, Split
 from bilevel.errors import BadInput, MissingData
 from bilevel.tasks.fewshot import check_counts, check_ways, draw_classes, draw_samples, labelled
+
+if TYPE_CHECKING:
+    from PIL import ImageFont  # at run time only where letters are drawn: other tasks do without it
 
 SIZE = 28  # pixels, width and height of an image
 BOX = 20  # pixels, the longer side of a letter before the warp
@@ -140,6 +143,7 @@ def _drawn(split: Split) -> Tensor:
 @functools.cache
 def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
     import matplotlib  # dear to import
+    from PIL import ImageFont
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     missing = [face for face in FACES if not (folder / face).is_file()]
@@ -154,6 +158,8 @@ def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
 
 def _draw(letter: str, font: ImageFont.FreeTypeFont) -> NDArray[np.uint8]:
     """The letter in the middle of [28, 28], its longer side `BOX` pixels."""
+    from PIL import Image, ImageDraw
+
     left, top, right, bottom = (round(edge) for edge in font.getbbox(letter))
     drawn = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(drawn).text((-left, -top), letter, fill=255, font=font)

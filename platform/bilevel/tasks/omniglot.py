@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from bilevel.episodes import Episode, Key, Split
 from bilevel.errors import BadInput, MissingData
@@ -162,6 +161,8 @@ def read_zips(files: tuple[Path, ...], characters: int = CHARACTERS) -> Bytes:
 
 
 def _nearest(png: bytes) -> Bytes:
+    from PIL import Image  # other tasks do without it
+
     with Image.open(io.BytesIO(png)) as image:
         paper = np.asarray(image.convert("1").resize((SIZE, SIZE), Image.Resampling.NEAREST))
     return np.packbits(~paper)
