@@ -164,6 +164,8 @@ DAMAGE = {
     "no object": (lambda text: "[]", "a list, not an object"),
     "a newer format": (lambda text: json.dumps({**DOCUMENT, "format": 2}), "format 2, this version reads 1; a newer"),
     "a wrong value": (lambda text: json.dumps({**DOCUMENT, "changes": []}), r"changes is '\[\]', which it cannot be"),
+    "no path": (lambda text: json.dumps({**DOCUMENT, "file": "a\0"}), "file is 'a.*, which it cannot be"),
+    "no text": (lambda text: json.dumps({**DOCUMENT, "file": "\ud800"}), "file is '.*, which it cannot be"),
     "cut": (lambda text: text[:50], "damaged: "),
 }
 

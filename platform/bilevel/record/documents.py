@@ -74,6 +74,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_place(value: Any) -> bool:
+    """Whether it can be a file's path at all."""
+    return _is_text(value) and "\0" not in value and value.isprintable()
+
+
 def _is_words(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, value.values()))
 
@@ -110,7 +115,7 @@ def _is_told(value: Any) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
-    "file": lambda value: value is None or _is_text(value),
+    "file": lambda value: value is None or _is_place(value),
     "object": _is_text,
     "changes": lambda value: isinstance(value, dict),
     "settings": _is_settings,
