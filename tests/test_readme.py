@@ -32,6 +32,7 @@ SHORT = {
     "classifiers.py": "--trials 5",
     "evolve.py": "--trials 6",
     "lit.py": "--trials 5",
+    "prototypes.py": "--steps 2 --set test_episodes=4 --set validate_episodes=4 --set episodes=4",
 }
 MINE = """
 import torch

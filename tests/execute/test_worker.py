@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from bilevel.execute import inline, worker
+from bilevel.execute import inline, settings, worker
 from bilevel.execute.inline import Inline
-from bilevel.execute.worker import BilevelWorker, Computed, Settings, settled
+from bilevel.execute.settings import Settings, settled
+from bilevel.execute.worker import BilevelWorker, Computed
 from bilevel.study.events import Done, Units
 from bilevel.trees import pack, unpack
 
@@ -87,13 +88,13 @@ def test_a_gpu_is_made_ready_for_products_whose_bits_repeat(monkeypatch: pytest.
     asked: list[str] = []
 
     def empty(size: int, *, device: str) -> Any:
-        asked.append(worker.os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
+        asked.append(settings.os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
         return torch.zeros(size)
 
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setattr(torch, "empty", empty)
-    worker.usable("cpu")
-    worker.usable("cuda:0")
+    settings.usable("cpu")
+    settings.usable("cuda:0")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    worker.usable("cuda")
+    settings.usable("cuda")
     assert asked == ["", ":4096:8", ":16:8"]

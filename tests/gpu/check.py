@@ -42,7 +42,7 @@ from limit import operations  # noqa: E402
 
 from bilevel import trees  # noqa: E402
 from bilevel.batched import verify  # noqa: E402
-from bilevel.execute.worker import Settings, settled, usable  # noqa: E402
+from bilevel.execute.settings import Settings, settled, usable  # noqa: E402
 
 EQUAL_64, EQUAL_32 = 1e-9, 1e-3
 

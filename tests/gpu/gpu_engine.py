@@ -16,7 +16,7 @@ from ours import ENDLESS, Fixed, Given, _episodes
 from bilevel import trees
 from bilevel.episodes import Key
 from bilevel.execute import Inline
-from bilevel.execute.worker import Settings, usable
+from bilevel.execute.settings import Settings, usable
 from bilevel.inner import GradientDescent
 from bilevel.meta import MetaTraining, meta_train
 from bilevel.meta.learned import prepare

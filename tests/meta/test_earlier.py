@@ -19,7 +19,7 @@ from bilevel.episodes import Key
 from bilevel.errors import BadInput
 from bilevel.inner import GradientDescent
 from bilevel.meta.learned import Plan, prepare
-from bilevel.meta.objective import plan
+from bilevel.meta.plan import plan
 from bilevel.record import checkpoints, model
 from bilevel.record.folder import RunFolder
 from bilevel.study.events import Ended

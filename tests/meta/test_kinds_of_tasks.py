@@ -20,7 +20,7 @@ from bilevel.drive.learner import predictions
 from bilevel.episodes import Batch, Episode, Key, Split
 from bilevel.errors import BadInput
 from bilevel.inner import GradientDescent
-from bilevel.meta.objective import plan
+from bilevel.meta.plan import plan
 from bilevel.nets import mlp
 from bilevel.record.folder import RunFolder
 from bilevel.study.history import replay

@@ -19,7 +19,8 @@ from bilevel import SGD, Adam, Learned, MetaTraining, Run, Space, Study, meta_tr
 from bilevel.episodes import Batch, Episode, Key, Scaling, Split
 from bilevel.errors import BadInput, NotPromised
 from bilevel.inner import GradientDescent
-from bilevel.meta.objective import _keep_best, interval, plan
+from bilevel.meta.objective import _keep_best, interval
+from bilevel.meta.plan import plan
 from bilevel.nets import mlp
 from bilevel.record import model
 from bilevel.record.folder import RunFolder

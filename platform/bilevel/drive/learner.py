@@ -25,7 +25,7 @@ from bilevel.inner.losses import Reading
 from bilevel.inner.rule import RuleTraits, classes
 from bilevel.meta import MetaTraining, manifest
 from bilevel.meta.learned import Plan, Values
-from bilevel.meta.objective import plan
+from bilevel.meta.plan import plan
 from bilevel.record import folder as folders
 from bilevel.record import model
 from bilevel.study import history as histories

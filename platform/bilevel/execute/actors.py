@@ -17,8 +17,9 @@ from bilevel.errors import ClusterFailed
 from bilevel.execute import cluster
 from bilevel.execute.declarations import Ray
 from bilevel.execute.luggage import Luggage
+from bilevel.execute.settings import Settings, platform
 from bilevel.execute.units import Call
-from bilevel.execute.worker import BilevelWorker, Hello, Settings, platform
+from bilevel.execute.worker import BilevelWorker, Hello
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 

@@ -14,8 +14,9 @@ from bilevel import trees
 from bilevel.episodes import guarded
 from bilevel.errors import BilevelError
 from bilevel.execute.callbacks import Away, never
+from bilevel.execute.settings import Settings, keep_memory, settled, usable
 from bilevel.execute.trial_runner import Hosted, Script, plain, raised
-from bilevel.execute.worker import Settings, compute, keep_memory, settled, usable
+from bilevel.execute.worker import compute
 from bilevel.study.events import Done, Fault, Gone, Lost, Order, Placed, Raised, Report, Said, Tree, Units
 
 

@@ -11,6 +11,9 @@ import types
 from collections.abc import Container
 from typing import Any
 
+from torch import nn
+
+from bilevel.batched.copies import let_travel
 from bilevel.execute import cluster  # noqa: F401 the variables that it sets for Ray
 from bilevel.execute.luggage import Luggage
 
@@ -39,6 +42,8 @@ class _Pickler(ray.cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, thing: Any) -> Any:
         if type(thing) is functools.cached_property:  # Python 3.11 has a lock in it, which cannot be pickled
             return _cached_property, (thing.func, thing.attrname)
+        if isinstance(thing, nn.Module):  # torch refuses those that are parametrized
+            let_travel(thing)
         return super().reducer_override(thing)
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> Any:

@@ -16,12 +16,12 @@ from bilevel.errors import ClusterFailed
 from bilevel.execute import cluster
 from bilevel.execute.declarations import Tune
 from bilevel.execute.luggage import pack
+from bilevel.execute.settings import Settings
 from bilevel.execute.stage import SILENCE, STEP, shipped
 from bilevel.execute.trial_runner import Script
 from bilevel.execute.tune_mailbox import Desk, Seat
 from bilevel.execute.tune_trials import carry_out, trial_class
 from bilevel.execute.vitals import vitals
-from bilevel.execute.worker import Settings
 from bilevel.study.events import Fault, Gone, Order, Placed, Said
 
 import ray  # isort: skip # after the variables that `cluster` sets for it

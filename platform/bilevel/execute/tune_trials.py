@@ -12,10 +12,11 @@ from typing import Any
 
 from bilevel.execute import cluster, internals
 from bilevel.execute.actors import line
+from bilevel.execute.settings import Settings
 from bilevel.execute.stage import KEY
 from bilevel.execute.trial_runner import raised
 from bilevel.execute.tune_mailbox import Desk, Greeting
-from bilevel.execute.worker import BilevelWorker, Played, Settings, Spoiled
+from bilevel.execute.worker import BilevelWorker, Played, Spoiled
 from bilevel.study.events import Order
 
 import ray  # isort: skip # after the variables that `cluster` sets for it

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,155 +14,19 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.batched import Network
-from bilevel.episodes import Batch, Episode, Key, Split, Tasks, TaskTraits, keyed
-from bilevel.errors import BadInput, NotPromised, TrialFailed
-from bilevel.inner.labels import Labels, labels_of, settled
+from bilevel.episodes import Key, Tasks, TaskTraits
+from bilevel.errors import TrialFailed
 from bilevel.inner.rule import RuleTraits
 from bilevel.meta import overflow
 from bilevel.meta.comparison import PooledUnit, SupportUnit, classified, pooled_applies, pooled_columns, support_columns
-from bilevel.meta.learned import Plan, Values, check_fits, prepare
-from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, draw, one, shards
+from bilevel.meta.configuration import MetaTraining
+from bilevel.meta.learned import Plan, Values
+from bilevel.meta.plan import check, plan
+from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, draw, shards
 from bilevel.study.events import Report, Run, Tree, Units
 
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-LOOKED_AT = 3  # episodes of each split, besides the example, to count classes in
 EXHIBITED = 3  # test tasks whose predictions are kept for the figures
 COMPARED = 8  # test tasks at least in a unit of what is fitted to a support alone: small fits cost by the call
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaTraining:
-    """The configuration of `meta_train`.
-
-    Args:
-        tasks: a distribution over tasks (`bilevel.tasks`, or any object with `episode(split, key)`).
-        rule: how a model adapts to a task, with what is `Learned` (`bilevel.inner`).
-        steps: outer steps.
-        adaptations: inner steps (of all tasks, all outer steps) after which it ends, if that is sooner: with a searched
-            `rule.steps`, more inner steps then do not win by costing more.
-        episodes: tasks per outer step.
-        test_tasks: further test distributions by name; their metrics are `test/NAME/...`.
-        test_steps: inner steps at test; by default the rule's.
-        test_episodes: tasks to test on.
-        validate_every: outer steps between validations; by default a twentieth of the run.
-        validate_episodes: tasks to validate on, the same ones every time.
-        unit: episodes computed side by side in one unit of work; by default chosen from the size of the network. It
-            decides how the work can be spread and, in the last bits, the result; the number of workers never does.
-    """
-
-    tasks: Tasks
-    rule: Any
-    steps: int
-    episodes: int = 32
-    adaptations: int | None = None
-    test_tasks: Mapping[str, Any] = field(default_factory=dict)
-    test_steps: int | None = None
-    test_episodes: int = 600
-    validate_every: int | None = None
-    validate_episodes: int = 200
-    unit: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "episodes", "test_episodes", "validate_episodes"):
-            if vars(self)[name] < 1:
-                raise BadInput(f"MetaTraining: {name} is {vars(self)[name]}; it takes at least 1")
-        for name in ("test_steps", "validate_every", "unit", "adaptations"):
-            if vars(self)[name] is not None and vars(self)[name] < 1:
-                raise BadInput(
-                    f"MetaTraining: {name} is {vars(self)[name]}; it takes at least 1, or null for the default"
-                )
-        for name in ("adapt", "evaluate"):
-            if not callable(getattr(self.rule, name, None)):
-                raise BadInput(f"MetaTraining: rule {type(self.rule).__name__} has no {name}(); see bilevel.inner.Rule")
-        for name, tasks in {"tasks": self.tasks, **{f"test_tasks.{n}": t for n, t in self.test_tasks.items()}}.items():
-            if not callable(getattr(tasks, "episode", None)):
-                raise BadInput(f"MetaTraining: {name} {type(tasks).__name__} has no episode(split, key)")
-
-    def done(self, step: int, adaptations: int) -> float:
-        """The fraction of the run that is behind after so many outer steps and adaptations."""
-        by_cost = adaptations / self.adaptations if self.adaptations else 0.0
-        return min(1.0, max(step / self.steps, by_cost))
-
-    @property
-    def judged_steps(self) -> int:
-        """Inner steps at test."""
-        return self.test_steps or int(self.rule.steps)
-
-    @property
-    def validated_every(self) -> int:
-        """Outer steps between validations."""
-        return self.validate_every or max(1, self.steps // 20)
-
-    def check(self) -> None:
-        """Ask the task distributions whether they can draw episodes.
-
-        Raises:
-            BadInput, MissingData: they cannot; the message says why and what to do.
-        """
-        for tasks in (self.tasks, *self.test_tasks.values()):
-            TaskTraits(tasks).check()
-
-
-def plan(config: MetaTraining, run: Run) -> Plan:
-    """What a trial of this configuration learns and starts from; the same at every call.
-
-    Raises:
-        BadInput: the configuration does not fit together.
-    """
-    if not isinstance(config, MetaTraining):
-        raise BadInput(f"meta_train takes a MetaTraining; the space gives a {type(config).__name__}")
-    config.check()
-    key = run.key.child("example")
-    example, again = (_example(config.tasks, "train", key) for _ in range(2))
-    if not _same(example, again):
-        warnings.warn(
-            f"tasks: {type(config.tasks).__name__}.episode gives other samples for the same key: the same bits cannot "
-            "be promised, nor can an audit compare; draw from key.numpy() or key.torch()",
-            NotPromised,
-            stacklevel=2,
-        )
-    labels = _labels(config.tasks, SPLITS, key)
-    prepared = prepare(config.rule, example, run.key.child("trial", run.trial, "learned"), labels)
-    for name, tasks in config.test_tasks.items():
-        try:
-            check_fits(prepared, _example(tasks, "test", key), _labels(tasks, ("test",), key))
-        except BadInput as error:
-            raise BadInput(f"test_tasks.{name}: {error}") from error
-    return prepared
-
-
-def _example(tasks: Tasks, split: Split, key: Key) -> Episode:
-    with keyed(key):
-        return one(tasks, split, key)
-
-
-def _same(example: Episode, again: Episode) -> bool:
-    """Whether two episodes hold the same tensors; what is in other episodes is not ours to know."""
-    if not isinstance(example.support, Batch):
-        return True
-    first, second = (settled(episode, torch.float32) for episode in (example, again))
-    return trees.digest(_held(first)) == trees.digest(_held(second))
-
-
-def _held(episode: Episode) -> Tree:
-    parts = {"support": episode.support, "query": episode.query}
-    return {name: {"x": part.x, "y": part.y} for name, part in parts.items() if isinstance(part, Batch)}
-
-
-def _labels(tasks: Tasks, splits: tuple[Split, ...], key: Key) -> Labels:
-    """What the labels are: not every episode shows all classes, so some of each split are looked at."""
-    keys = (key, *(key.child(index) for index in range(LOOKED_AT)))
-    drawn = (settled(_example(tasks, split, key), torch.float32) for split in splits for key in keys)
-    return labels_of(tasks, drawn)
-
-
-def check(config: MetaTraining, run: Run) -> None:
-    """Make the plan before anything starts, so that what does not fit is known; `meta_train` then finds it made.
-
-    Raises:
-        BadInput: the configuration does not fit together.
-    """
-    run.cache(("plan", run.trial), lambda: plan(config, run))
 
 
 def meta_train(config: MetaTraining, run: Run) -> Generator[Report | Units, list[Tree], None]:
