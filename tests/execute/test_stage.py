@@ -598,7 +598,7 @@ def test_a_silence_that_is_no_time_is_refused(place: type[Ray | Tune]) -> None:
 
 def test_a_worker_that_dies_while_its_trial_waits_is_noticed_at_the_answer(on_ray: RayStage) -> None:
     perform(on_ray, order("busy", 100, trial=4), until=1)
-    (pid,) = {member.hello.pid for member in on_ray._crew.ready() if member.hello is not None}
+    (pid,) = {member.hello.pid for member in on_ray._actors.ready() if member.hello is not None}
     os.kill(pid, signal.SIGKILL)
     time.sleep(0.3)
     on_ray.answer(4, None)

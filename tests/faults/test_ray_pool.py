@@ -197,7 +197,7 @@ def test_nothing_is_printed_and_nothing_stays() -> None:
         "pool.submit(0, Units(work, {}, tuple(range(8))))\n"
         "while not any(isinstance(event, Done) for event in pool.poll(1.0)): pass\n"
         "os.kill(two, signal.SIGSTOP)\n"
-        "mark = pool._crew._cluster.guard.mark\n"
+        "mark = pool._actors._cluster.guard.mark\n"
         "pool.close()\n"
         "from bilevel.execute import guard\n"
         "sys.exit(len(guard.family(mark)))\n"
@@ -230,7 +230,7 @@ def test_a_killed_driver_leaves_nothing() -> None:
         "while not pool.alive: pool.poll(1.0)\n"
         "(pid,) = pool.pids()\n"
         "os.kill(pid, signal.SIGSTOP)\n"
-        "print(pool._crew._cluster.guard.mark, flush=True)\n"
+        "print(pool._actors._cluster.guard.mark, flush=True)\n"
         "time.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as driver:
@@ -298,7 +298,7 @@ def living() -> set[int]:
 
 
 def held(pool: Pool) -> tuple[int, int, int]:
-    return len(pool._tickets), len(pool._queue), sum(len(member.calls) for member in pool._crew.members)
+    return len(pool._tickets), len(pool._queue), sum(len(member.calls) for member in pool._actors.members)
 
 
 def test_the_last_units_of_a_middling_length_wait_for_whoever_is_free() -> None:

@@ -63,7 +63,7 @@ class Member:
         return f"worker {self.hello.pid} on {self.hello.host}" if self.hello else "a worker not ready yet"
 
 
-class Crew:
+class Actors:
     """The actors of a pool: asked for without waiting, replaced when lost, more of them when the cluster grows.
 
     They are never restarted by Ray, which would forget what they were told.

@@ -16,7 +16,7 @@ OUTPUT = 1_000_000
 """Characters that a trial may print between two reports; the middle of more is left out."""
 
 
-class Printed(Protocol):
+class Capture(Protocol):
     """What a trial prints."""
 
     def taken(self) -> contextlib.AbstractContextManager[None]:

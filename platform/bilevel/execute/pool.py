@@ -8,7 +8,7 @@ from typing import Any
 
 from bilevel import trees
 from bilevel.errors import described
-from bilevel.execute.actors import Crew, Member, line
+from bilevel.execute.actors import Actors, Member, line
 from bilevel.execute.declarations import Ray
 from bilevel.execute.luggage import pack
 from bilevel.execute.pickling import dumps
@@ -38,24 +38,24 @@ class Pool:
 
     def __init__(self, wanted: Ray, threads: int, code: tuple[str, ...]) -> None:
         self._luggage = pack(code)
-        self._crew = Crew(wanted, threads, self._luggage)
+        self._actors = Actors(wanted, threads, self._luggage)
         self._tickets: dict[int, Ticket] = {}
         self._queue: deque[Unit] = deque()
         self._works: list[Work] = []  # the last used last
         self._news: list[Done | Lost | Fault] = []
         self._keys = 0
-        self._crew.staff()
+        self._actors.staff()
 
     # -- the port ------------------------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> int:
         """Workers ready now."""
-        return len(self._crew.ready())
+        return len(self._actors.ready())
 
     def pids(self) -> dict[int, str]:
         """Process id of each ready worker, and its host."""
-        return {member.hello.pid: member.hello.host for member in self._crew.ready() if member.hello}
+        return {member.hello.pid: member.hello.host for member in self._actors.ready() if member.hello}
 
     def submit(self, ticket: int, units: Units) -> None:
         """Queue the units of a ticket and hand out what finds a worker.
@@ -87,7 +87,7 @@ class Pool:
         """
         until = time.monotonic() + timeout
         while True:
-            self._crew.staff()
+            self._actors.staff()
             self._hand_out()
             self._speculate()
             self._watch()
@@ -103,7 +103,7 @@ class Pool:
         self._queue.clear()
         self._tickets.clear()
         self._works.clear()
-        self._crew.close()
+        self._actors.close()
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give units from the queue to the workers that hold least."""
-        ready = self._crew.ready()
+        ready = self._actors.ready()
         while ready and self._queue:
             unit = self._queue[0]
             if unit.open:
@@ -160,11 +160,11 @@ class Pool:
 
     def _speculate(self) -> None:
         """Give units that are out for suspiciously long to idle workers too."""
-        idle = [member for member in self._crew.ready() if not member.calls]
+        idle = [member for member in self._actors.ready() if not member.calls]
         if self._queue or not idle:
             return
         now = time.monotonic()
-        calls = (call for member in self._crew.members for call in member.calls)
+        calls = (call for member in self._actors.members for call in member.calls)
         late = sorted((call for call in calls if call.unit.late(now - call.handed)), key=lambda call: call.handed)
         for member, call in zip(idle, late, strict=False):
             self._give(member, call.unit)
@@ -173,7 +173,7 @@ class Pool:
 
     def _listen(self, timeout: float) -> None:
         """Wait for the next answer of any actor, and take it."""
-        awaited = {ref: member for member in self._crew.members if (ref := member.awaited) is not None}
+        awaited = {ref: member for member in self._actors.members if (ref := member.awaited) is not None}
         if not awaited:
             time.sleep(timeout)
             return
@@ -184,7 +184,7 @@ class Pool:
     def _take(self, member: Member) -> None:
         """An actor has answered: its greeting, or the outcome of its first call."""
         if member.hello is None:
-            failure = self._crew.greet(member)
+            failure = self._actors.greet(member)
             if failure:
                 self._news.append(Fault("died", f"a worker did not start: {failure}"))
             return
@@ -236,7 +236,7 @@ class Pool:
     def _watch(self) -> None:
         """Bury workers whose unit has passed its deadline: Ray never reports a stopped process."""
         now = time.monotonic()
-        for member in [member for member in self._crew.members if member.calls]:
+        for member in [member for member in self._actors.members if member.calls]:
             call = member.calls[0]
             seconds = now - call.begun
             warm = call.unit.ticket.work.key in member.warm
@@ -246,7 +246,7 @@ class Pool:
 
     def _bury(self, member: Member, kind: str, detail: str) -> None:
         """A worker is lost: its units go to others. The first of them ran; those behind it are not to blame."""
-        self._crew.dismiss(member, frozen=kind == "frozen")
+        self._actors.dismiss(member, frozen=kind == "frozen")
         units = [call.unit for call in member.calls]
         for unit in units:
             unit.calls -= 1
@@ -270,5 +270,5 @@ class Pool:
         for work in self._works:
             if not isinstance(work.payload, bytes):
                 work.payload = ray.put(dumps(work.function, self._luggage))
-        for member in self._crew.members:
+        for member in self._actors.members:
             member.knows.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 from bilevel import trees
 from bilevel.errors import BadInput
-from bilevel.execute.actors import Crew, Member, line
+from bilevel.execute.actors import Actors, Member, line
 from bilevel.execute.declarations import Ray
 from bilevel.execute.luggage import Luggage, pack
 from bilevel.execute.pickling import dumps
@@ -60,11 +60,11 @@ class RayStage:
     ) -> None:
         self._fresh, self._silence = fresh, wanted.silence
         luggage = pack(code)
-        self._crew = Crew(wanted, threads, luggage, cpus)
+        self._actors = Actors(wanted, threads, luggage, cpus)
         try:
             self._script = shipped(script, luggage)
         except BaseException:
-            self._crew.close()
+            self._actors.close()
             raise
         self._queue: deque[Order] = deque()
         self._seats: dict[int, _Seat] = {}
@@ -72,7 +72,7 @@ class RayStage:
         self._sizes: dict[Member, float] = {}
         self._probes: dict[Any, Member] = {}
         self._news: list[Said | Placed | Gone | Fault] = []
-        self._crew.staff()
+        self._actors.staff()
         self._looked = time.monotonic()
 
     # -- the port ------------------------------------------------------------------------------------------------------
@@ -80,12 +80,12 @@ class RayStage:
     @property
     def alive(self) -> int:
         """Workers ready now."""
-        return len(self._crew.ready())
+        return len(self._actors.ready())
 
     @property
     def room(self) -> int:
         """Workers that are wanted."""
-        return self._crew.target
+        return self._actors.target
 
     def begin(self, order: Order) -> None:
         """Queue an attempt, and hand it out if there is a worker for it."""
@@ -132,14 +132,14 @@ class RayStage:
         self._queue.clear()
         self._seats.clear()
         self._busy.clear()
-        self._crew.close()
+        self._actors.close()
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
         if not self._queue:
             return
-        for member in self._crew.ready():
+        for member in self._actors.ready():
             if not self._queue:
                 return
             if member not in self._busy:
@@ -167,7 +167,7 @@ class RayStage:
 
     def _listen(self, timeout: float) -> None:
         awaited: dict[Any, Member] = {seat.ref: seat.member for seat in self._seats.values() if seat.ref is not None}
-        awaited |= {member.greeting: member for member in self._crew.members if member.hello is None}
+        awaited |= {member.greeting: member for member in self._actors.members if member.hello is None}
         awaited |= self._probes
         if not awaited:
             time.sleep(timeout)
@@ -183,7 +183,7 @@ class RayStage:
         if ref in self._probes:
             self._probed(ref)
         elif member.hello is None:
-            failure = self._crew.greet(member)
+            failure = self._actors.greet(member)
             if failure:
                 self._news.append(Fault("died", f"a worker did not start: {failure}"))
         elif member in self._busy and self._busy[member].ref == ref:
@@ -232,10 +232,10 @@ class RayStage:
 
     def _look_around(self) -> None:
         now = time.monotonic()
-        if now - self._looked < STEP and self._crew.ready():
+        if now - self._looked < STEP and self._actors.ready():
             return
         self._looked = now
-        self._crew.staff()
+        self._actors.staff()
         probed = set(self._probes.values())
         for seat in list(self._busy.values()):
             if seat.ref is None or now - seat.heard < SILENCE or seat.member in probed:
@@ -274,8 +274,8 @@ class RayStage:
 
     def _dismiss(self, member: Member, *, frozen: bool = False) -> None:
         self._sizes.pop(member, None)
-        self._crew.dismiss(member, frozen=frozen)
-        self._crew.staff()
+        self._actors.dismiss(member, frozen=frozen)
+        self._actors.staff()
 
 
 def shipped(script: Script, luggage: Luggage) -> Any:

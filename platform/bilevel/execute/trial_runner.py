@@ -21,7 +21,7 @@ from bilevel.episodes import Key
 from bilevel.errors import BilevelError, TrialFailed, described
 from bilevel.execute.callbacks import Away, Lingers, as_generator, never
 from bilevel.execute.forks import parent_alone
-from bilevel.execute.output_capture import Descriptors, Printed, Streams
+from bilevel.execute.output_capture import Capture, Descriptors, Streams
 from bilevel.space import Space
 from bilevel.space.secrets import begun, redacted
 from bilevel.study.events import Completed, Order, Raised, Report, Run, Tree, Units
@@ -121,7 +121,7 @@ class Hosted:
         )
         self._searched, self._copies, self._alone = searched, copies, alone
         self._inside = self._ended = self._lingers = self._inference = False
-        self._printed: Printed = Descriptors() if alone else Streams(sys.stderr if echo else None)
+        self._printed: Capture = Descriptors() if alone else Streams(sys.stderr if echo else None)
         self._random: _Random | None = None
         self._settings: tuple[Any, ...] | None = None
 

@@ -65,8 +65,8 @@ class Seat:
         return "Tune" if hello is None else f"Tune worker {hello.pid} on {hello.host}"
 
 
-class Desk:
-    """Orders go out over it and news come back; every method may be called from either thread.
+class Mailbox:
+    """Orders go out through it and news comes back; every method may be called from either thread.
 
     Tune's thread waits here where it would otherwise have to ask again and again: for an order when it has no trial,
     and for the driver's answer to what a trial said.

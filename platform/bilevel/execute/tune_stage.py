@@ -19,7 +19,7 @@ from bilevel.execute.luggage import pack
 from bilevel.execute.settings import Settings
 from bilevel.execute.stage import SILENCE, STEP, shipped
 from bilevel.execute.trial_runner import Script
-from bilevel.execute.tune_mailbox import Desk, Seat
+from bilevel.execute.tune_mailbox import Mailbox, Seat
 from bilevel.execute.tune_trials import carry_out, trial_class
 from bilevel.execute.vitals import vitals
 from bilevel.study.events import Fault, Gone, Order, Placed, Said
@@ -48,7 +48,7 @@ class TuneStage:
         gpus = wanted.gpus_per_worker
         self._patience, self._silence = wanted.patience, wanted.silence
         self._asked = f"a trial takes {cpus:g} CPUs and {gpus:g} GPUs"
-        self._desk = Desk(wanted.workers)
+        self._mailbox = Mailbox(wanted.workers)
         self._cluster = cluster.connect(wanted.address, wanted.workers, min(cpus, 1))
         try:
             self._cluster.check(cpus, gpus)
@@ -71,7 +71,7 @@ class TuneStage:
     @property
     def alive(self) -> int:
         """Trials that have a process now."""
-        return self._desk.alive
+        return self._mailbox.alive
 
     @property
     def room(self) -> int:
@@ -80,18 +80,18 @@ class TuneStage:
 
     def begin(self, order: Order) -> None:
         """Queue an attempt; Tune takes it when it has a place."""
-        if not self._desk.waiting():  # nobody has looked since, and so nobody has waited
+        if not self._mailbox.waiting():  # nobody has looked since, and so nobody has waited
             self._placed = time.monotonic()
         state = None if order.state is None else trees.pack(order.state)
-        self._desk.begin(dataclasses.replace(order, state=state))
+        self._mailbox.begin(dataclasses.replace(order, state=state))
 
     def answer(self, trial: int, answer: Any) -> None:  # noqa: ARG002 units do not come from here
         """Let a trial go on after its report."""
-        self._desk.answer(trial)
+        self._mailbox.answer(trial)
 
     def close_trial(self, trial: int) -> None:
         """End an attempt: one that waits is told, one that computes loses its process."""
-        seat = self._desk.close_trial(trial)
+        seat = self._mailbox.close_trial(trial)
         if seat is not None:
             _kill(seat)
 
@@ -104,7 +104,7 @@ class TuneStage:
         until = time.monotonic() + timeout
         while True:
             left = until - time.monotonic()
-            news = self._desk.news(min(left, STEP))
+            news = self._mailbox.news(min(left, STEP))
             if news:
                 return news
             self._look_around()
@@ -113,7 +113,7 @@ class TuneStage:
 
     def close(self) -> None:
         """End Tune's trials, and the cluster if it is ours; nothing stays running. May be called again."""
-        for seat in self._desk.close():
+        for seat in self._mailbox.close():
             _kill(seat)
         self._thread.join(LEAVE)
         if self._thread.is_alive():
@@ -123,7 +123,7 @@ class TuneStage:
     def _work(self, trial: type[tune.Trainable], resources: dict[str, float], reuse: bool) -> None:
         """What the other thread does."""
         try:
-            carry_out(self._desk, trial, resources, reuse=reuse)
+            carry_out(self._mailbox, trial, resources, reuse=reuse)
         except BaseException as error:  # noqa: BLE001 it is the driver's thread that must hear of it
             self._error = error
 
@@ -132,7 +132,7 @@ class TuneStage:
         if not self._thread.is_alive():
             why = str(self._error).strip().rpartition("\n")[2]  # Tune puts tracebacks into its messages
             raise ClusterFailed(f"Ray Tune gave up: {why or type(self._error).__name__}")
-        if not self._desk.waiting():
+        if not self._mailbox.waiting():
             self._placed = now
         elif self._cluster.dead():
             raise ClusterFailed("the local Ray cluster died: its node is gone")
@@ -141,7 +141,7 @@ class TuneStage:
                 f"no trial has found a place for {self._patience:g} s; {self._asked}, {self._cluster.has()}; free CPUs,"
                 f" ask for less, or see that every node has this version of bilevel installed"
             )
-        for seat in self._desk.computing():
+        for seat in self._mailbox.computing():
             hello = seat.greeting.hello if seat.greeting is not None else None
             if hello is not None and now - seat.heard > SILENCE and hello.host == os.uname().nodename:
                 seat.heard = now

@@ -15,7 +15,7 @@ from bilevel.execute.actors import line
 from bilevel.execute.settings import Settings
 from bilevel.execute.stage import KEY
 from bilevel.execute.trial_runner import raised
-from bilevel.execute.tune_mailbox import Desk, Greeting
+from bilevel.execute.tune_mailbox import Greeting, Mailbox
 from bilevel.execute.worker import BilevelWorker, Played, Spoiled
 from bilevel.study.events import Order
 
@@ -36,11 +36,11 @@ ENVIRONMENT = {
 """What Tune reads while it runs."""
 
 
-def carry_out(desk: Desk, trial: type[tune.Trainable], resources: dict[str, float], *, reuse: bool) -> None:
-    """Have Tune run what comes over the desk, until that is closed; what Tune wrote meanwhile is removed.
+def carry_out(mailbox: Mailbox, trial: type[tune.Trainable], resources: dict[str, float], *, reuse: bool) -> None:
+    """Have Tune run what comes through the mailbox, until that is closed; what Tune wrote meanwhile is removed.
 
     Args:
-        desk: where orders come from and news goes to.
+        mailbox: where orders come from and news goes to.
         trial: made by `trial_class`.
         resources: of each trial, as `tune.with_resources` takes them.
         reuse: whether a trial may follow another one in a process.
@@ -53,8 +53,8 @@ def carry_out(desk: Desk, trial: type[tune.Trainable], resources: dict[str, floa
                 tune.with_resources(trial, resources),
                 name=name,
                 storage_path=str(session / "bilevel"),
-                search_alg=_Orders(desk),
-                scheduler=_Answers(desk),
+                search_alg=_Orders(mailbox),
+                scheduler=_Answers(mailbox),
                 num_samples=-1,
                 reuse_actors=reuse,
                 raise_on_failed_trial=False,
@@ -122,18 +122,18 @@ def trial_class(script: Any, settings: Settings, device: str, luggage: Any) -> t
 class _Orders(Searcher):  # type: ignore[misc]
     """What Tune takes for a search: the driver's orders, as they come."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, mailbox: Mailbox) -> None:
         super().__init__()
-        self._desk = desk
+        self._mailbox = mailbox
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        seat = self._desk.take(trial_id)
+        seat = self._mailbox.take(trial_id)
         if seat is not None:
             return {"attempt": seat.parcel}
-        return Searcher.FINISHED if self._desk.closed else None
+        return Searcher.FINISHED if self._mailbox.closed else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
-        self._desk.left(trial_id)
+        self._mailbox.left(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal knows."""
@@ -145,31 +145,31 @@ class _Orders(Searcher):  # type: ignore[misc]
 class _Answers(FIFOScheduler):  # type: ignore[misc]
     """What Tune takes for a rule of stopping: the driver's answers."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, mailbox: Mailbox) -> None:
         super().__init__()
-        self._desk = desk
+        self._mailbox = mailbox
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         if "greeting" in result:
-            go_on = self._desk.placed(trial.trial_id, result["greeting"])
+            go_on = self._mailbox.placed(trial.trial_id, result["greeting"])
         elif isinstance(result["played"], Spoiled):
-            greeting = self._desk.spoiled(trial.trial_id)
+            greeting = self._mailbox.spoiled(trial.trial_id)
             if greeting is not None:
                 ray.kill(greeting.handle)
             go_on = True  # stopped, Tune would give the process another trial; so it hears that it is dead
         else:
-            go_on = self._desk.heard(trial.trial_id, result["played"])
+            go_on = self._mailbox.heard(trial.trial_id, result["played"])
         return str(self.CONTINUE if go_on else self.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
-        self._desk.lost(trial.trial_id, lambda: _why(trial))
+        self._mailbox.lost(trial.trial_id, lambda: _why(trial))
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
         trial.last_result.pop("played", None)  # Tune keeps it to the end
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """None: the next in line, without a look at all the earlier ones. When the driver leaves, none is to wait."""
-        if self._desk.closed:
+        if self._mailbox.closed:
             for trial in [trial for trial in tune_controller.get_live_trials() if trial.status == trial.PENDING]:
                 tune_controller.stop_trial(trial)
 
