@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_place(value: Any) -> bool:
     """Whether it can be a file's path at all."""
-    return _is_text(value) and "\0" not in value and value.isprintable()
+    try:
+        return _is_text(value) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_words(value: Any) -> bool:
