@@ -294,6 +294,10 @@ ODD = {
         {"event": "ended", "trial": 0, "state": "lost", "step": 1, "objective": 1.0},
         "ended 'lost'; it ends completed, stopped, failed",
     ),
+    "a find that is none": (
+        {"event": "reported", "trial": 0, "step": 1, "metrics": {}, "found": {"lr": None}},
+        "found 'lr' as 'None'",
+    ),
     "no name": ({"event": ["kept"]}, "is not known here"),
 }
 

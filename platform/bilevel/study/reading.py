@@ -68,6 +68,9 @@ class Course:
             self._known(event.trial, event)
         if isinstance(event, Moved):
             self._known(event.donor, event)
+        for name, said in event.found.items() if isinstance(event, Reported) else ():
+            if not isinstance(said, dict) or not {"value", "dimension"} <= said.keys():
+                raise RecordDamaged(f"reported found {name!r} as {str(said)[:60]!r}; it has value and dimension")
         if isinstance(event, Ended) and event.state not in STATES:
             raise RecordDamaged(f"a trial ended {event.state!r}; it ends {', '.join(STATES)}")
         if isinstance(event, Finished) and event.status not in STATES:
