@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from bilevel.execute import inline, settings, worker
-from bilevel.execute.inline import Inline
+from bilevel.execute import Inline, inline, opening, settings, worker
+from bilevel.execute.luggage import pack as pack_modules
 from bilevel.execute.settings import Settings, settled
 from bilevel.execute.worker import BilevelWorker, Computed
 from bilevel.study.events import Done, Units
@@ -65,7 +65,7 @@ def test_a_precision_of_each_kind_of_operation_is_no_hindrance() -> None:
 
 def test_units_in_process_compute_under_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline, "usable", lambda device: CARD)
-    executor = Inline("cuda").open()
+    executor = opening.executor(Inline("cuda"))
     executor.submit(0, Units(seen, {}, (0,)))
     (done,) = executor.poll(10.0)
     assert isinstance(done, Done)
@@ -77,7 +77,7 @@ def test_units_on_a_worker_compute_under_them(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(worker, "usable", lambda device: CARD)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    actor = BilevelWorker(Settings.here(1), "cuda", ())
+    actor = BilevelWorker(Settings.here(1), "cuda", pack_modules(()))
     outcome = actor.compute((0, 1, (), 0), pickle.dumps(seen), pack({}))
     assert isinstance(outcome, Computed)
     assert unpack(outcome.result) == ON_A_CARD
