@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import itertools
 import json
 import os
@@ -162,6 +162,7 @@ def test_commands_in_the_text_exist(line: str) -> None:
 def test_names_in_the_text_exist() -> None:
     """Searches, stops, dimensions and options of a study, as the text and its tables call them."""
     import bilevel
+    from bilevel import inner, tasks
     from bilevel.search import stop
     from bilevel.space import conversion
     from bilevel.study import define_by_run as defined
@@ -171,9 +172,10 @@ def test_names_in_the_text_exist() -> None:
     assert {"TPE", "GP", "CMAES", "NSGA2", "PBT", "Random", "Sobol", "Grid", "ASHA", "Hyperband", "Median"} <= called
     for name in called - {"episode"}:
         assert any(hasattr(home, name) for home in homes), name
-    options = {field.name for field in dataclasses.fields(bilevel.Study)}
+    takers = (bilevel.Study, bilevel.Ray, tasks.Episodes, tasks.Grouped, inner.GradientDescent, conversion.from_json)
+    options = {name for taker in takers for name in inspect.signature(taker).parameters}
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    assert set(re.findall(r"`(\w+)=[^`]+`", text)) - {"step", "center"} <= options
+    assert set(re.findall(r"`(\w+)=[^`]+`", text)) - {"step", "center", "PYTHONPATH", "requires_grad", "api_key"} <= options
 
 
 def test_targets_links_and_studies_exist() -> None:

@@ -73,5 +73,5 @@ def test_declared_classes_count_not_those_that_are_shown() -> None:
 def test_a_network_that_mixes_samples_is_no_scorer() -> None:
     example = Episode(Batch(X, WHOLE), Batch(X, WHOLE))
     pooled = nn.Sequential(nn.Linear(2, 3), nn.Flatten(0), nn.Unflatten(0, (1, -1)))
-    with pytest.raises(BadInput, match=r"the network gives \[1, 24\] for 8 samples; it must give \[8, ...\]"):
+    with pytest.raises(BadInput, match=r"the network gives \[1, 12\] for 4 samples; it must give \[4, ...\]"):
         fit(Network(pooled, batched=False), None, example, Labels(3, 3))

@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.text import Text
 
 from bilevel.errors import BadInput
+from bilevel.view.paper import plain
 
 ROOMS = {
     "bilevel": "studies, spaces, searches, executors, results",
@@ -79,10 +79,10 @@ def show(topic: str | None, console: Console) -> None:
     """Print an overview, a page, or a reference."""
     page = pages().get(topic or "")
     if page is not None:
-        console.print(Markdown(page) if console.is_terminal else Text(page))
+        console.print(Markdown(page) if console.is_terminal else plain(page))
         return
     text = overview() if topic is None else explained(topic)
-    console.print(Text(text))
+    console.print(plain(text))
 
 
 def _public(room: str) -> Iterator[tuple[str, Any]]:

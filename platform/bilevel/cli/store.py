@@ -11,9 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from bilevel.drive import results
 from bilevel.errors import BadInput, RecordDamaged, RunLocked
@@ -21,6 +19,7 @@ from bilevel.record import folder as folders
 from bilevel.record import journal
 from bilevel.record.folder import RunFolder
 from bilevel.study import history as histories
+from bilevel.view.paper import Paper, paper
 
 
 def list_runs(arguments: argparse.Namespace) -> int:
@@ -35,11 +34,11 @@ def list_runs(arguments: argparse.Namespace) -> int:
     for row in rows:
         shown = "" if row["objective"] is None else f"{row['objective']:.5g}"
         counts = ["" if row[name] is None else str(row[name]) for name in ("trials", "step")]
-        table.add_row(Text(row["run"]), row["status"], *counts, shown)
+        table.add_row(row["run"], row["status"], *counts, shown)
     out().print(table if rows else f"no runs in {arguments.store} yet; begin one with `bilevel run FILE`")
     for row in rows:
         if row["problem"]:
-            out().print(f"{row['run']}: {row['problem']}", style="red", markup=False)
+            out().print(f"{row['run']}: {row['problem']}", style="red")
     return 0
 
 
@@ -77,14 +76,14 @@ def clean(arguments: argparse.Namespace) -> int:
                 with folder.locked():
                     shutil.rmtree(target)
         except (RecordDamaged, RunLocked) as error:
-            out().print(f"left alone: {folder.run_id}: {error}", markup=False)
+            out().print(f"left alone: {folder.run_id}: {error}")
             continue
         if size == 0:
             continue
         freed += size
         what = "the run" if target == folder.path else "checkpoints"
         done = "would delete" if arguments.dry_run else "deleted"
-        out().print(f"{done} {what} of {folder.run_id} ({size / 1e6:.1f} MB)", markup=False)
+        out().print(f"{done} {what} of {folder.run_id} ({size / 1e6:.1f} MB)")
     out().print(f"{freed / 1e6:.1f} MB {'would be freed' if arguments.dry_run else 'freed'}")
     return 0
 
@@ -117,6 +116,6 @@ def _check_inside(store: Path, target: Path) -> None:
         raise RecordDamaged(f"a link leads to {target.resolve()}, and nothing is deleted outside of the store")
 
 
-def out() -> Console:
+def out() -> Paper:
     """Where results go."""
-    return Console(highlight=False, soft_wrap=True)
+    return paper()

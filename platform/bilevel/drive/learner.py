@@ -122,34 +122,6 @@ def _named(what: str) -> Iterator[None]:
         raise BadInput(f"{what}: the network does not work on these samples: {error}") from error
 
 
-def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
-    try:
-        return np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{what} is no array: {error}") from error
-
-
-def _check_numbers(values: np.ndarray[Any, Any], what: str, largest: Any) -> None:
-    """Whether they are finite numbers that the model's own can hold.
-
-    Raises:
-        BadInput: they are not; the first that is none is named.
-    """
-    if values.dtype.kind not in "fiub":
-        raise BadInput(f"{what} holds something else than finite numbers ({values.dtype})")
-    wrong = ~np.isfinite(values)
-    if not wrong.any():
-        wrong = (values > largest) | (values < -largest)
-    if wrong.any():
-        at = np.unravel_index(int(wrong.argmax()), wrong.shape)
-        place = f"{values[at]} in sample {at[0]}" + (f", value {', '.join(map(str, at[1:]))}" if len(at) > 1 else "")
-        raise BadInput(f"{what} holds something else than finite numbers: {place} (counted from 0)")
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
-
-
 class _Scaled(nn.Module):
     """A module between the user's units and the model's."""
 

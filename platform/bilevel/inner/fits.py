@@ -28,12 +28,6 @@ def fit(network: Network, loss: Loss | Reading | None, example: Episode, labels:
     if not isinstance(example.support, Batch):
         return loss
     predictions = _predictions(network, example)
-    shape = list(predictions.shape[1:])
-    if len(shape) == 0 or shape[0] != len(_labels(example)):
-        raise BadInput(
-            f"the network gives {shape} for {len(_labels(example))} samples; "
-            f"it must give [{len(_labels(example))}, ...], one row a sample"
-        )
     if loss is None:
         _check_default(list(predictions.shape[2:]), example, labels)
         return None
@@ -66,7 +60,14 @@ def _predictions(network: Network, example: Episode) -> Tensor:
             network(weights, trees.map_tensors(lambda one: one.expand(2, *one.shape), x), training=False)
             for x in inputs
         ]
-    return torch.cat(outputs, 1) if outputs[0].dim() > 1 else outputs[0]
+    for output, labels in zip(outputs, (example.support.y, example.query.y), strict=False):
+        shape = list(output.shape[1:])
+        if not shape or shape[0] != len(labels):
+            raise BadInput(
+                f"the network gives {shape} for {len(labels)} samples; "
+                f"it must give [{len(labels)}, ...], one row a sample"
+            )
+    return torch.cat(outputs, 1)
 
 
 def _check_default(shape: list[int], example: Episode, labels: Labels) -> None:

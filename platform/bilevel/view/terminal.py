@@ -239,12 +239,12 @@ def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None)
     for prefix, title in tables.items():
         parts.append(_adaptation(metrics, prefix, title))
     if said := _normalization(metrics):
-        parts.append(Text(said, style="dim"))
+        parts.append(plain(said, "dim"))
     if not tables and metrics:
         parts.append(_plain(metrics))
     simpler = verdict(metrics)
     if simpler is not None:
-        parts.append(Text(simpler, style="yellow"))
+        parts.append(plain(simpler, "yellow"))
     return Group(*parts)
 
 
@@ -310,7 +310,7 @@ def _adaptation(metrics: Mapping[str, Any], prefix: str, title: str) -> Table:
 
 def _baselines(metrics: Mapping[str, Any], prefix: str) -> list[str]:
     """Names of what was compared with, as far as it has one of the metrics that ours has."""
-    pattern = re.compile(re.escape(prefix) + r"/(\w+?)_(balanced_accuracy|accuracy|auc|mae|loss)")
+    pattern = re.compile(re.escape(prefix) + r"/([^/@]+?)_(balanced_accuracy|accuracy|auc|mae|loss)")
     return sorted({m[1] for name in metrics if (m := pattern.fullmatch(name))})
 
 
