@@ -456,7 +456,7 @@ def test_a_network_computes_where_its_inputs_lie(case: str, batched: bool) -> No
 
 def test_constants_are_copied_to_a_device_once_and_again_when_they_change() -> None:
     module = Placed()
-    constants, meta = Constants(list(module.named_modules())), torch.device("meta")
+    constants, meta = Constants(list(module.modules())), torch.device("meta")
     seen = []
     for _ in range(2):
         with constants.on(meta):

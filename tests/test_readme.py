@@ -175,7 +175,10 @@ def test_names_in_the_text_exist() -> None:
     takers = (bilevel.Study, bilevel.Ray, tasks.Episodes, tasks.Grouped, inner.GradientDescent, conversion.from_json)
     options = {name for taker in takers for name in inspect.signature(taker).parameters}
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    assert set(re.findall(r"`(\w+)=[^`]+`", text)) - {"step", "center", "PYTHONPATH", "requires_grad", "api_key"} <= options
+    assert (
+        set(re.findall(r"`(\w+)=[^`]+`", text)) - {"step", "center", "PYTHONPATH", "requires_grad", "api_key"}
+        <= options
+    )
 
 
 def test_targets_links_and_studies_exist() -> None:

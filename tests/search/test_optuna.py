@@ -16,7 +16,7 @@ from bilevel.episodes import Key
 from bilevel.search import GP, NSGA2, TPE, Random
 from bilevel.search.optuna_trials import Best, Front, Generations, Memory, Rungs, axis
 from bilevel.search.port import Point, Problem, Search, Told
-from bilevel.search.samplers import BROKEN, FAILED, aligned
+from bilevel.search.samplers import BROKEN, FAILED, aligned, bounded
 from bilevel.space.dimensions import Dimension, Int, Log, LogInt, Normal, OneOf, Parameter, Uniform
 
 SQUARE = (Parameter("x", "x", Uniform(-1.0, 1.0)), Parameter("y", "y", Uniform(-1.0, 1.0)))
@@ -319,6 +319,6 @@ def test_no_search_computes_with_what_overflows(search: Search, penalty: float) 
         return penalty if tried % 3 == 0 else bowl(point)
 
     assert len(run(search, SQUARE, tell, trials=9)) == 9
-    told = Told((penalty, 1.0), curve=((1, penalty), (2, 0.5)))
+    told = bounded(Told((penalty, 1.0), curve=((1, penalty), (2, 0.5))))
     assert told.values == (math.copysign(1e100, penalty), 1.0)
     assert told.curve == ((1, math.copysign(1e100, penalty)), (2, 0.5))

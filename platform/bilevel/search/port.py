@@ -37,15 +37,9 @@ class Problem:
     constrained: bool = False
 
 
-LARGEST = 1e100
-"""What a search is told of larger values."""
-
-
 @dataclass(frozen=True)
 class Told:
     """What came of a point. Values are minimized and finite; None: the trial failed.
-
-    Beyond `LARGEST` they are cut: searches add and square them, which floats near their limits do not survive.
 
     Args:
         values: one for each objective; of a stopped trial its last ones.
@@ -60,16 +54,6 @@ class Told:
     stopped: bool = False
     violation: float = 0.0
     curve: tuple[tuple[int, float], ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        if self.values is not None and any(abs(value) > LARGEST for value in self.values):
-            object.__setattr__(self, "values", tuple(map(_cut, self.values)))
-        if any(abs(value) > LARGEST for _, value in self.curve):
-            object.__setattr__(self, "curve", tuple((step, _cut(value)) for step, value in self.curve))
-
-
-def _cut(value: float) -> float:
-    return min(max(value, -LARGEST), LARGEST)
 
 
 class Searcher(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from bilevel.search.port import Point, Problem, Told
 from bilevel.space.dimensions import Parameter
 
 BROKEN = "violation"
+LARGEST = 1e100
+"""What a model is told of larger values."""
 FAILED = 1e300
 """The violation of a trial that failed: more than any other's."""
 _REDRAWS = 10
@@ -144,6 +147,7 @@ class Modelled:
         Of several objectives a stopped trial (the time was over) stays as if it were out: what it came to on the way is
         no point of the front.
         """
+        told = bounded(told)
         if told.stopped and self._problem.objectives > 1:
             return
         self._told += told.values is not None
@@ -203,3 +207,16 @@ def _with(trial: FrozenTrial, values: list[float]) -> FrozenTrial:
     other = copy.copy(trial)
     other.values = values
     return other
+
+
+def bounded(told: Told) -> Told:
+    """With values that a model can add and square: larger ones are cut, which floats near their limits survive."""
+    cut = [*(told.values or ()), *(value for _, value in told.curve)]
+    if not any(abs(value) > LARGEST for value in cut):
+        return told
+    values = None if told.values is None else tuple(map(_cut, told.values))
+    return replace(told, values=values, curve=tuple((step, _cut(value)) for step, value in told.curve))
+
+
+def _cut(value: float) -> float:
+    return min(max(value, -LARGEST), LARGEST)
