@@ -15,7 +15,7 @@ from ours import ENDLESS, Fixed, Given, _episodes
 
 from bilevel import trees
 from bilevel.episodes import Key
-from bilevel.execute import Inline
+from bilevel.execute import Inline, opening
 from bilevel.execute.settings import Settings, usable
 from bilevel.inner import GradientDescent
 from bilevel.meta import MetaTraining, meta_train
@@ -39,7 +39,7 @@ def config_of(name: str, tasks: int, unit: int) -> MetaTraining:
 
 def learned(config: MetaTraining, device: str, steps: int) -> tuple[dict[str, Any], float]:
     """What is learned after some outer steps (with validations between), on the CPU, and the last validation's loss."""
-    executor = Inline(device).open(threads=1)
+    executor = opening.executor(Inline(device), threads=1)
     training = meta_train(config, Run(seed=0, trial=0, key=Key((0,))))
     said = next(training)
     try:

@@ -27,7 +27,7 @@ USED: dict[str, tuple[Any, str]] = {
     "the start of the dashboard's server": (ray._private.node.Node, "start_api_server"),
     "the start of the autoscaler": (ray._private.node.Node, "start_monitor"),
     "the folder of a session": (ray._private.node.Node, "get_session_dir_path"),
-    "the node that this process is connected to": (ray._private.worker, "global_worker"),
+    "the node that this process is connected to": (ray._private.worker, "_global_node"),
 }
 """What each is for -> where it is, and its name."""
 
@@ -90,12 +90,13 @@ def lean() -> Iterator[None]:
         yield
 
 
-def session_folder() -> Path:
-    """Where the connected cluster keeps its logs and files on this machine.
+def session_folder() -> Path | None:
+    """Where the connected cluster keeps its logs and files on this machine; None without one.
 
     Supported: `ray.init(...).address_info["session_dir"]`, for whoever has connected, which need not be us.
     """
-    return Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    node = ray._private.worker._global_node
+    return None if node is None else Path(node.get_session_dir_path())
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def carry_out(mailbox: Mailbox, trial: type[tune.Trainable], resources: dict[str
         reuse: whether a trial may follow another one in a process.
     """
     name = f"bilevel-{uuid.uuid4().hex[:8]}"
-    session = internals.session_folder()
+    session = internals.session_folder() or Path(tempfile.gettempdir())
     try:
         with cluster.environment(ENVIRONMENT), _quiet():
             tune.run(

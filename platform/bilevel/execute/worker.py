@@ -123,7 +123,9 @@ class BilevelWorker:
         """
         _hear_no_signals()
         self._pollers = _pollers()
-        luggages.unpack(luggage, _session())
+        from bilevel.execute import internals  # it imports Ray, without which this module is used, too
+
+        luggages.unpack(luggage, internals.session_folder())
         settings.apply()
         keep_memory()
         gc.freeze()  # what is imported by now stays: half a second less at each full collection
@@ -308,14 +310,6 @@ def _pollers() -> dict[str, str]:
                 if link == "anon_inode:[eventpoll]":
                     found[name] = link
     return found
-
-
-def _session() -> Path | None:
-    """The folder of the Ray session on this node, which goes with it; None without Ray."""
-    import ray  # late: this module is used without Ray, too
-
-    node = ray._private.worker._global_node
-    return None if node is None else Path(node.get_session_dir_path())
 
 
 def resident() -> float:

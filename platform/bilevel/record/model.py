@@ -77,6 +77,7 @@ def _scaling(said: Mapping[str, Any] | None) -> Scaling | None:
         return None
     tuples: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
     for name, value in tuples.items():
-        if not all(type(number) in (int, float) for number in (value if isinstance(value, tuple) else (value,))):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if (name, value) != ("bound", None) and not all(type(number) in (int, float) for number in numbers):
             raise ValueError(f"scaling.{name} is {str(value)[:60]!r}; it takes numbers")
     return Scaling(**tuples)
