@@ -20,7 +20,7 @@ import torch
 
 from bilevel import Ray, Tune
 from bilevel.drive import sources
-from bilevel.execute import imported, luggage
+from bilevel.execute import imported, luggage, opening
 from bilevel.execute.pickling import dumps
 from bilevel.execute.trial_runner import Script
 from bilevel.study.events import Completed, Order, Said, Stage
@@ -171,7 +171,7 @@ def test_modules_are_there_once_under_their_names_without_their_files(
     helpers: Any = sys.modules["helpers_b3"]
     helpers.SCALE = 3  # after it was imported
     script = Script(study.objective, study.space, study.key, "loss", minimize=True)
-    stage = place.stage(script, (str(folder),))
+    stage = opening.stage(place, script, (str(folder),))
     for file in folder.glob("*.py"):
         file.unlink()
     try:

@@ -562,7 +562,7 @@ def test_a_worker_that_is_stopped_is_replaced(on_ray: RayStage, monkeypatch: pyt
 @pytest.mark.parametrize("last", [20, 100])
 def test_a_worker_whose_descriptors_a_trial_has_closed_is_replaced(place: Ray | Tune, cluster: None, last: int) -> None:
     space = Space(Act, what=OneOf(*ACTS), n=Int(1, 1000), data=last)
-    stage = place.stage(script(space))
+    stage = opening.stage(place, script(space))
     try:
         assert [gone.kind for gone in perform(stage, order("cut", 1, trial=1))[1].gone] == ["died"]
         assert one(stage, "cut", 2, trial=2).end == Completed()
@@ -578,7 +578,7 @@ def test_a_worker_that_says_nothing_and_does_nothing_is_replaced(
     monkeypatch.setattr(stages, "SILENCE", 0.5)
     monkeypatch.setattr(tune_stages, "SILENCE", 0.5)
     monkeypatch.setattr(vitals, "SHARE", 0.2)  # a busy worker's own threads, in so short a time
-    stage = place.stage(script())
+    stage = opening.stage(place, script())
     try:
         waits = perform(stage, order("wait", 2, trial=1))[1]
         assert [(gone.trial, gone.kind) for gone in waits.gone] == [(1, "frozen")]
