@@ -129,6 +129,7 @@ def test_the_names_of_a_chart_are_in_its_legend_once() -> None:
     assert names == ["completed", "stopped early", "best so far"]
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_stay_small() -> None:
     drawn = {chart.name: len(json.dumps(web.panels(chart))) for chart in charts(searches.large())}
     assert sum(drawn.values()) < 1_200_000

@@ -73,6 +73,7 @@ def database(server: str, name: str) -> str:
     return server.rpartition("/")[0] + f"/{name}"
 
 
+@pytest.mark.slow
 def test_both_ways_read_the_same(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "CHUNK", 50)
     bulk, client = database(server, "bulk"), database(server, "client")
@@ -92,6 +93,7 @@ def test_both_ways_read_the_same(server: str, tmp_path: Path, monkeypatch: pytes
         assert found_by(bulk, condition, order) == found_by(client, condition, order), condition
 
 
+@pytest.mark.slow
 def test_a_password_is_in_neither_files_nor_tables(server: str, tmp_path: Path) -> None:
     plain = database(server, "secret")
     for number, uri in enumerate(

@@ -187,6 +187,7 @@ def test_an_outage_is_not_taken_for_a_change_of_mlflow(
     assert len(read_back(uri)) == 5
 
 
+@pytest.mark.slow
 def test_ten_thousand_children_are_found_again_quickly(tmp_path: Path, empty: Path) -> None:
     folder, uri = store_of(tmp_path, empty, [])
     journals.write(folder, journals.search(10_000))

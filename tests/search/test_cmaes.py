@@ -100,6 +100,7 @@ def test_known_optima_are_found(cost: Cost, trials: int, near: float) -> None:
         assert value <= near
 
 
+@pytest.mark.slow
 def test_restarts_get_out_of_local_optima() -> None:
     found = {
         restarts: [

@@ -246,6 +246,7 @@ def test_a_study_searches_what_the_function_suggests(tmp_path: Path) -> None:
     assert result.best["objective"] == pytest.approx(result.best["config"]["x"] ** 2 + result.best["config"]["y"] ** 2)
 
 
+@pytest.mark.slow
 def test_workers_run_it_as_this_process_does(tmp_path: Path) -> None:
     inline, there = (
         run(study(trials=8, deterministic=True), on=on, slots=2, store=tmp_path, track="none")

@@ -259,3 +259,12 @@ def test_one_changed_value_or_label_changes_the_digest() -> None:
     y[3] = 4
     assert len({first, Episodes(x, Y).digest(), Episodes(X, y).digest()}) == 3
     assert Episodes(Pairs()).digest() == Episodes(Pairs()).digest()
+
+
+SAME: dict[Split, list[str]] = {"train": ["a", "b"], "valid": ["c", "d"], "test": ["e", "f"]}
+
+
+def test_a_list_of_dicts_is_a_data_set() -> None:
+    rows = [{"image": torch.full((2,), float(index)), "label": "abcdef"[index % 6]} for index in range(40)]
+    tasks = Episodes(rows, item=("image", "label"), ways=2, shots=1, queries=1, splits=SAME)
+    assert tasks.episode("train", Key((0,))).support.x.shape == (2, 2)

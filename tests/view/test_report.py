@@ -121,6 +121,7 @@ def test_facts_of_the_caller_are_shown(tmp_path: Path) -> None:
     assert "search_spaces/&lt;mlp&gt;.py" in text
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_fit_into_six_megabytes(tmp_path: Path) -> None:
     text, _ = written(searches.large(), tmp_path)
     assert len(text.encode()) < 6_000_000

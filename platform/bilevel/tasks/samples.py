@@ -71,7 +71,8 @@ def plain(values: Any) -> Any:
 
 def is_array(x: Any) -> bool:
     """Whether `x` holds samples alone, and not samples with labels as a data set does."""
-    return isinstance(x, np.ndarray | Tensor | list | tuple | Rows)
+    listed = isinstance(x, list | tuple) and not (len(x) > 0 and isinstance(x[0], Mapping))
+    return listed or isinstance(x, np.ndarray | Tensor | Rows)
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------

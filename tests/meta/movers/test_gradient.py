@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel import SGD, Adam, AdamW, trees
+from bilevel import SGD, Adam, AdamW, Log, trees
 from bilevel.errors import BadInput
 from bilevel.meta.movers import Cosine, Linear
 from bilevel.meta.movers.gradient import Mover
@@ -120,3 +120,8 @@ def test_a_schedule_scales_the_step() -> None:
 def test_what_cannot_move_is_refused(mover: Any, value: dict[str, float], match: str) -> None:
     with pytest.raises(BadInput, match=f"{mover.__name__}: {match}"):
         mover(**value)
+
+
+def test_a_searched_rate_is_to_be_said_as_a_space() -> None:
+    with pytest.raises(BadInput, match=r"Adam: lr=Log\(.*\) is searched: write Space\(Adam, lr=Log"):
+        Adam(Log(1e-4, 1e-1))  # type: ignore[arg-type]

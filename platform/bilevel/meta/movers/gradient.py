@@ -10,7 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.errors import BadInput
+from bilevel.space.dimensions import is_dimension
 
 Tensors = dict[str, Tensor]
 State = dict[str, Tensors]
@@ -191,6 +193,9 @@ def _warmed(done: float, warmup: float, after: Callable[[float], float]) -> floa
 
 def _check(mover: SGD | Adam | AdamW) -> None:
     name = type(mover).__name__
+    for field, value in trees.fields_of(mover).items():
+        if is_dimension(value):
+            raise BadInput(f"{name}: {field}={value!r} is searched: write Space({name}, {field}={value!r}) instead")
     if not 0 < mover.lr < math.inf:
         raise BadInput(f"{name}: lr is {mover.lr}; a step size is a positive number, such as 1e-3")
     if mover.clip is not None and not mover.clip > 0:
