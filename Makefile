@@ -28,7 +28,8 @@ run: .venv/ready ## the main job: learn on Latin and Greek letters, read Armenia
 
 test: .venv/programs ## format, lint, types, floors, and the tests (under 15 minutes on 2 cores)
 	$(MAKE) check
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest tests/execute/test_forks.py # forks of a process that has never had Ray's threads
+	$(BIN)/pytest -m 'not slow' --ignore=tests/execute/test_forks.py
 
 test-slow: .venv/programs ## the tests that take longest: drivers, workers and clusters are killed
 	$(BIN)/pytest -m slow
