@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 
 from bilevel import Inline, Log, OneOf, Ray, Report, Secret, Space, Study, run
 from bilevel.cli import cli
@@ -15,6 +17,7 @@ from bilevel.errors import BadInput
 from bilevel.space import assign, build, flatten, settle
 from bilevel.space.conversion import from_json, to_json
 from bilevel.space.secrets import begun, redacted
+from support import tiny
 from support.tiny import finished
 
 KEY = "sk-\"very/secret\" 'ü' 0123456789"
@@ -134,7 +137,14 @@ def test_another_text_is_the_same_study(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_on_workers_and_in_mlflow_it_is_nowhere_either(tmp_path: Path) -> None:
-    result = run(study(), on=Ray(workers=1), store=tmp_path)
+    here = (tiny, sys.modules[__name__])  # workers know no folder of tests
+    for module in here:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        result = run(study(), on=Ray(workers=1), store=tmp_path)
+    finally:
+        for module in here:
+            cloudpickle.unregister_pickle_by_value(module)
     assert result.document["trials"]["completed"]
     written = everything(tmp_path)
     assert b"Secret('BILEVEL_TEST_KEY')" in written

@@ -265,6 +265,18 @@ def check(place: Home, store: str, trials: int) -> dict[str, int]:
     }
 
 
+def tracked(place: Home, store: str) -> bool:
+    """Whether the store's MLflow has a run of the study."""
+    path = place.path / store / "mlflow.db"
+    if not path.is_file():
+        return False
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        try:
+            return bool(db.execute("select count(*) from tags").fetchone()[0])
+        except sqlite3.OperationalError:  # its tables are being made
+            return False
+
+
 def statuses(place: Home, store: str) -> dict[str, int]:
     """In the store's MLflow, runs by their status; checked: one parent, and each trial once below it, as it ended."""
     folder = run_folder(place.path / store)
