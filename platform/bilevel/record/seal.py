@@ -35,14 +35,12 @@ def read(journal: Path) -> Seal | None:
     """The seal of a journal; None where there is none, as with runs of earlier versions."""
     try:
         said = json.loads(place(journal).read_text(encoding="utf-8"))
-        check = said.pop("check")
-        if check == _check(said):
-            return Seal(said["entries"], said["bytes"], said["sha256"])
+        whole = said.pop("check") == _check(said)
+        return Seal(said["entries"], said["bytes"], said["sha256"]) if whole else Seal(0, 0, "", damaged=True)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass  # whatever is in it, it is none of ours
-    return Seal(0, 0, "", damaged=True)
+        return Seal(0, 0, "", damaged=True)  # whatever is in it, it is none of ours: who opens the journal says so
 
 
 class Check:

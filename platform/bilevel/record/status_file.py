@@ -12,15 +12,15 @@ NAME = "mlflow.json"
 
 def read(folder: Path) -> tuple[dict[str, Any], str | None]:
     """What is in the status file, and what is wrong with it; nothing is where there is none."""
+    damaged = f"{folder / NAME} is damaged; `bilevel sync {folder.name}` writes it anew"
     try:
         said = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        if all(fits(said.get(name)) for name, fits in _STATUS.items()):
-            return said, None
+        whole = all(fits(said.get(name)) for name, fits in _STATUS.items())
     except FileNotFoundError:
         return {}, None
     except (OSError, ValueError, AttributeError, RecursionError):
-        pass  # whatever is in it, it is none of ours
-    return {}, f"{folder / NAME} is damaged; `bilevel sync {folder.name}` writes it anew"
+        return {}, damaged
+    return (said, None) if whole else ({}, damaged)
 
 
 def _is_text(value: Any) -> bool:
