@@ -54,7 +54,7 @@ def checkpoints_of(store: Path) -> int:
     return len(events(folder, "kept")) if folder is not None and (folder / "journal.jsonl").exists() else 0
 
 
-@pytest.mark.parametrize("seed", [SEED])
+@pytest.mark.parametrize("seed", [SEED], ids=["chance"])
 def test_a_driver_killed_at_random_moments_loses_nothing(started: Programs, seed: int) -> None:
     chance = random.Random(seed)
     home, steps = started.home, 60 * KILLS + 50

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from bilevel import Adam, Grid, Inline, Learned, OneOf, Ray, Result, Space, Study, figures, resume, run
+from bilevel.drive import progress
 from bilevel.drive.progress import Progress
 from bilevel.errors import NotPromised
 from bilevel.inner import GradientDescent
@@ -60,11 +61,12 @@ def learned(result: Result) -> dict[str, tuple[object, ...]]:
 
 
 class Impatient(Said):
-    """Interrupts in the middle."""
+    """Interrupts when half of the networks have been trained."""
 
-    def progress(self, progress: Progress) -> None:
-        super().progress(progress)
-        if len(self.seen) == 40:
+    def progress(self, seen: Progress) -> None:
+        super().progress(seen)
+        if not self.lines and len(seen.history.trials) > len(KEYED) // 2:
+            self.lines.append("interrupted")
             os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -95,7 +97,10 @@ def test_every_network_comes_to_one_fingerprint(tmp_path: Path, cluster: None, w
 
 
 @pytest.mark.slow
-def test_every_network_comes_to_the_same_after_an_interruption(tmp_path: Path, cluster: None, wanted: Result) -> None:
+def test_every_network_comes_to_the_same_after_an_interruption(
+    tmp_path: Path, cluster: None, wanted: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOOK_EVERY", 0.0)  # look at every step, however fast the machine is
     broken = run(study(*KEYED), on=Inline(), store=tmp_path, track="none", watch=Impatient())
     assert broken.status == "interrupted"
     again = resume(broken.run_id, store=tmp_path, study=study(*KEYED), on=Ray(workers=2))

@@ -86,7 +86,7 @@ def events_of(pool: Pool, ticket: int, seconds: float = 90.0) -> list[Done | Los
     return seen
 
 
-@pytest.mark.parametrize("seed", [SEED])
+@pytest.mark.parametrize("seed", [SEED], ids=["chance"])
 def test_workers_killed_at_random_moments_change_no_bit(pool: Pool, seed: int) -> None:
     chance = random.Random(seed)
     expected, _ = descend(opening.executor(Inline()), 60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -199,7 +200,9 @@ def test_a_tune_dictionary_becomes_a_space_over_a_dict() -> None:
         tune.quniform(-1, 1, 0.5),
         tune.qloguniform(1, 8, 1),
     ],
-    ids=lambda domain: f"{type(domain).__name__}{domain.domain_str}{domain.sampler}",
+    ids=lambda domain: re.sub(
+        " object at 0x[0-9a-f]+", "", f"{type(domain).__name__}{domain.domain_str}{domain.sampler}"
+    ),
 )
 def test_the_values_are_those_that_tune_draws(domain: Any) -> None:
     dimension: Any = parameters(from_tune({"x": domain}))[0].dimension
