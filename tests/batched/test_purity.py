@@ -218,6 +218,32 @@ def test_what_no_key_decides_is_said_by_name(kind: type[Base], named: str) -> No
     assert verdict.unkeyed.startswith(f"two passes on the same inputs under the same key differ{named}: the same bits")
 
 
+class ByText(Base):
+    """Its numbers are the same in every pass, and others in every process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x) * (1 + (hash("text") % 7) / 10)
+        return out
+
+
+class Hashable(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.linear(x))
+
+    def __hash__(self) -> int:
+        return hash(id(self))
+
+    def __eq__(self, other: object) -> bool:
+        return hash(self) == hash(other)
+
+
+def test_what_differs_by_process_is_said_by_name() -> None:
+    verdict = verify(ByText(), X)
+    assert verdict.notes == (verdict.unkeyed,)
+    assert verdict.unkeyed.startswith("its code may give other numbers in each process (ByText names hash)")
+    assert not verify(Hashable(), X).unkeyed
+
+
 def old(function: Callable[..., nn.Module]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # old, and still in use

@@ -59,6 +59,14 @@ def test_tasks_of_ones_own_are_known_by_their_episodes(tmp_path: Path, monkeypat
         runs.reload(folder, study)
 
 
+def test_data_that_can_no_longer_be_drawn_are_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = maml(tasks=Signed(shots=4, queries=4))
+    folder = RunFolder(finished(tmp_path, study, seconds=-1.0).folder)
+    monkeypatch.setattr(Signed, "episode", lambda *_: 1 / 0)
+    with pytest.warns(UserWarning, match="cannot be compared .* tasks could be drawn then and cannot now"):
+        runs.reload(folder, study)
+
+
 def test_a_record_without_a_hash_is_read_as_before(tmp_path: Path) -> None:
     folder = RunFolder(finished(tmp_path, grouped(), seconds=-1.0).folder)
     document = folder.document()

@@ -70,13 +70,6 @@ class Impatient(Said):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_same_process_comes_to_the_same_twice(tmp_path: Path) -> None:
-    some = [network for network in KEYED if network.__name__ in ("Around", "LayerDrop", "OwnNumpy", "old_weight_norm")]
-    one, two = (finished(tmp_path, study(*some)) for _ in range(2))
-    assert {state for state, *_ in learned(one).values()} == {"completed"}
-    assert learned(one) == learned(two)
-
-
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """In one process."""
@@ -90,8 +83,8 @@ def test_every_network_comes_to_one_fingerprint(tmp_path: Path, cluster: None, w
     table = learned(wanted)
     assert len(table) == len(KEYED)
     assert {state for state, *_ in table.values()} == {"completed"}
-    for workers in (1, 2):
-        found = run(study(*KEYED), on=Ray(workers=workers), store=tmp_path, track="none")
+    for on in (Inline(), Ray(workers=1), Ray(workers=1), Ray(workers=2), Ray(workers=2)):
+        found = run(study(*KEYED), on=on, store=tmp_path, track="none")
         assert learned(found) == table
         assert found.fingerprint == wanted.fingerprint
 

@@ -19,6 +19,8 @@ UNKEYED = frozenset(
      "perf_counter", "monotonic", "getpid", "default_rng", "Generator", "RandomState")
 )  # fmt: skip
 """Names of what gives other numbers each time, or makes a generator; looked for where a module's passes differ."""
+BY_PROCESS = frozenset(("hash", "getpid", "gethostname"))
+"""Names of what gives one number in a process and another in the next, which no pass can show."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,15 @@ def held(module: nn.Module) -> list[Held]:
     return list(found.values())
 
 
-def suspects(module: nn.Module) -> list[str]:
-    """Names in the code of the user's parts that stand for numbers which no key decides."""
+def suspects(module: nn.Module, wanted: frozenset[str], *, but: tuple[str, ...] = ()) -> list[str]:
+    """Which of the `wanted` names the code of the user's parts holds, outside of the methods `but`."""
     names: dict[str, None] = {}
     for part in module.modules():
         if not is_library(type(part)):
             for function in _methods(type(part)):
-                if function.__name__ == "__init__":
-                    continue
-                names |= {f"{type(part).__name__} names {n}": None for n in _names(function.__code__) if n in UNKEYED}
+                if function.__name__ not in but:
+                    named = wanted.intersection(_names(function.__code__))
+                    names |= {f"{type(part).__name__} names {name}": None for name in sorted(named)}
     return list(names)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel.batched.copies import duplicate
-from bilevel.batched.generators import suspects
+from bilevel.batched.generators import BY_PROCESS, UNKEYED, suspects
 from bilevel.batched.network import Network
 from bilevel.episodes import Key, guarded, keyed
 
@@ -48,8 +48,9 @@ def look(module: nn.Module, x: Tensor) -> Purity:
             return Purity()
         state = pure.state
         trained, judged = passes[:_REPEATS], passes[_REPEATS:]
-        unkeyed = "" if _all_equal(trained) and _all_equal(judged) else _why(module)
-        notes = _changes(state.seen, unkeyed or _remembers(module, x))
+        differ = not (_all_equal(trained) and _all_equal(judged))
+        unkeyed = _why(module) if differ else _elsewhere(module)
+        notes = _changes(state.seen, differ or _remembers(module, x))
         return Purity((*notes, *([unkeyed] if unkeyed else [])), unkeyed, _draws(module, x))
 
 
@@ -84,7 +85,7 @@ def _remembers(module: nn.Module, x: Tensor) -> bool:
     )
 
 
-def _changes(seen: dict[str, Any], remembers: Any) -> list[str]:
+def _changes(seen: dict[str, Any], remembers: bool) -> list[str]:
     """What forward changes, as far as it may matter: an activation that is kept, and never read, does not."""
     counted = [
         name
@@ -99,11 +100,22 @@ def _changes(seen: dict[str, Any], remembers: Any) -> list[str]:
 
 
 def _why(module: nn.Module) -> str:
-    named = suspects(module)
+    named = suspects(module, UNKEYED, but=("__init__",))
     by = f" ({'; '.join(named)})" if named else ""
     return (
         f"two passes on the same inputs under the same key differ{by}: the same bits cannot be promised, nor can an "
         "audit compare; draw from torch, numpy.random, random or a generator that the module holds, and keep no state"
+    )
+
+
+def _elsewhere(module: nn.Module) -> str:
+    """What may differ from process to process, though it is the same within one."""
+    named = suspects(module, BY_PROCESS, but=("__hash__", "__eq__"))
+    if not named:
+        return ""
+    return (
+        f"its code may give other numbers in each process ({'; '.join(named)}): the same bits cannot be promised, nor "
+        "can an audit compare; Python's hash of a text, for one, differs by process, zlib.crc32 of its bytes does not"
     )
 
 

@@ -40,6 +40,12 @@ def difference(recorded: Mapping[str, str], study: Study) -> str | None:
     if not recorded:
         return None
     now = digests(study)
+    lost = sorted(path for path in recorded if path not in now)
+    if lost:
+        return (
+            f"the data cannot be compared with those that the run began with: {', '.join(lost)} could be drawn "
+            "then and cannot now"
+        )
     changed = sorted(path for path in recorded if path in now and now[path] != recorded[path])
     if not changed:
         return None
