@@ -199,6 +199,64 @@ def test_a_grid_is_tried_whole_however_much_of_it_the_condition_refuses(tmp_path
         searched(tmp_path, dataclasses.replace(study, where=lambda config: False))
 
 
+def untrained(config: Hill, run: Run) -> dict[str, float]:
+    raise ValueError(f"random_state must be a small number; got {run.seed} for {config.x}")
+
+
+def diverged(config: Hill, run: Run) -> dict[str, float]:
+    return {"loss": math.nan}
+
+
+def called_otherwise(config: Hill, run: Run) -> dict[str, float]:
+    return {"depth": config.x}
+
+
+def recovers(config: Hill, run: Run) -> dict[str, float]:
+    return untrained(config, run) if run.trial else {"loss": 1.0}
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("more", [{}, {"deterministic": True}, {"repeats": 2}, {"search": Grid()}])
+@pytest.mark.parametrize(
+    ("objective", "why"), [(untrained, "random_state must be"), (called_otherwise, "never report")]
+)
+def test_a_study_whose_first_trials_fail_alike_gives_up(
+    objective: Any, why: str, more: dict[str, Any], slots: int, tmp_path: Path
+) -> None:
+    study = hill(objective, **{"trials": 50} | more)
+    _, history = searched(tmp_path, study, slots=slots)
+    assert 5 <= len(history.trials) < 5 + 2 * slots
+    assert history.ended["failed"] == len(history.trials)
+    assert all(why in (trial.reason or "") for trial in history.trials.values())
+
+
+def test_giving_up_is_said_and_more_trials_are_refused(tmp_path: Path) -> None:
+    said, study = Said(), hill(untrained, trials=50, give_up=3)
+    with mock.patch.object(figures, "draw", return_value={}):
+        result = run(study, on=Inline(), store=tmp_path, track="none", watch=said)
+    assert (result.status, len(result.trials)) == ("failed", 3)
+    end = "the search ends here: its first 3 trials have all failed with one and the same error"
+    assert any(line.startswith(end) and "random_state" in line for line in said.lines)
+    with pytest.raises(BadInput, match=r"its first 3 trials .* so more trials would change nothing"):
+        resume(result.run_id, store=tmp_path, study=study, on=Inline(), track="none", more=3)
+
+
+@pytest.mark.parametrize(
+    ("objective", "give_up"), [(untrained, None), (diverged, 5), (recovers, 5)], ids=["told not to", "nan", "recovers"]
+)
+def test_other_failures_do_not_end_a_study(objective: Any, give_up: int | None, tmp_path: Path) -> None:
+    _, history = searched(tmp_path, hill(objective, trials=12, give_up=give_up))
+    assert len(history.trials) == 12
+
+
+def test_the_seeds_of_trials_fit_every_library(tmp_path: Path) -> None:
+    _, history = searched(tmp_path, hill(trials=30, search=Random()))
+    seeds = [trial.seed for trial in history.trials.values()]
+    assert len(set(seeds)) == 30
+    assert 0 <= min(seeds) <= max(seeds) < 2**31
+    assert max(seeds) > 2**30
+
+
 def test_where_the_condition_refuses_all_that_is_left_the_search_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -342,7 +342,7 @@ def _check(study: Study, on: On) -> dict[Any, Any]:
     check = ObjectiveTraits(study.objective).check
     if check is not None:
         with torch.random.fork_rng(devices=[]):
-            view = Run(study.key.child("trial", 0).integer(), 0, study.key, kept=kept)
+            view = Run(study.seed_of(0), 0, study.key, kept=kept)
             check(config, dataclasses.replace(view, metric=study.metric, minimize=study.sign > 0))
     if study.parameters:  # what was built is of the middle of the space, and the first trial is elsewhere
         kept.clear()

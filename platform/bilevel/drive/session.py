@@ -86,8 +86,8 @@ class Session:
             driver.ledger.record(opened, commit=True)
             tracker = None if self.uri == "none" else tracking.Tracker(self.folder.path, self.uri, self.writer)
             status = self._drive(driver)
-            if asking.exhausted:
-                self.watch.say(asking.exhausted)
+            if status in ENDED and driver.decisions.over:
+                self.watch.say(f"the search ends here: {driver.decisions.over}")
             return self._finish(driver, status, tracker)
         finally:
             try:

@@ -17,6 +17,7 @@ from bilevel.space.conversion.text import read
 from bilevel.space.dimensions import Parameter, guessed
 from bilevel.study.events import Asked, Reported
 from bilevel.study.history import History, Trial, mean
+from bilevel.study.outcome import anonymous, failure
 from bilevel.study.study import Study
 
 CURVE = 1000
@@ -50,6 +51,10 @@ class Asking:
         """The best feasible value that the search was told (minimized), of complete trials or of such as compare."""
         self.fruitless = 0
         """Configurations since then."""
+        self.alike = 0
+        """How many trials, from the first one on, have failed with one and the same error."""
+        self.failure = ""
+        """That error."""
         self.exhausted = ""
         """Why the search has nothing more to propose, if that is so."""
         self._searcher = self._open()
@@ -60,6 +65,7 @@ class Asking:
         self._starts = self._first_points()
         self._serials: dict[int, int] = {}  # of configurations not told yet: first trial -> the search's number
         self._candidates = 0
+        self._others = False  # whether a trial has ended in another way than the first one's failure
         self._next_serial = 0
         self._refused: list[Point] = []  # proposals ruled out since the last candidate; the search knows them
         self._ended: dict[int, list[Trial]] = {}
@@ -171,6 +177,7 @@ class Asking:
 
     def _tell(self, first: int, trials: list[Trial]) -> None:
         study = self.study
+        self._compare(trials)
         ways = [1 if minimize else -1 for minimize in study.objectives.values()]
         good = [trial for trial in trials if trial.state != "failed" and trial.objective is not None]
         if 2 * sum(trial.state == "failed" for trial in trials) > len(trials):  # so has the configuration
@@ -199,6 +206,16 @@ class Asking:
         if better and told.values is not None:
             self.best = told.values[0]
 
+    def _compare(self, trials: list[Trial]) -> None:
+        """Whether all trials so far have failed alike."""
+        for trial in trials:
+            error = failure(trial)
+            self._others |= not error or bool(self.failure and anonymous(error) != anonymous(self.failure))
+            if not self._others:
+                self.alike, self.failure = self.alike + 1, self.failure or error
+            else:
+                self.alike, self.failure = 0, ""
+
     # -- what to try ---------------------------------------------------------------------------------------------------
 
     def propose(self, number: int) -> tuple[Point, tuple[Point, ...]] | None:
@@ -221,7 +238,7 @@ class Asking:
             self._refuse(dict(point))
         if not self._candidates:
             raise self._all_refused()
-        self.exhausted = f"the search ends here: where refused the last {REFUSALS} configurations that it proposed"
+        self.exhausted = f"where refused the last {REFUSALS} configurations that it proposed"
         return None
 
     def _all_refused(self) -> BadInput:

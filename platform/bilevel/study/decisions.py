@@ -218,7 +218,7 @@ class Decisions:
     def _ask(self, number: int, ahead: int) -> Asked | None:
         """The trial of this number, if it is its time."""
         study, searched = self.study, self._searched + ahead
-        seed = study.key.child("trial", number).integer()
+        seed = study.seed_of(number)
         if self.window and min(self.history.running, default=number) <= number - self.window:
             return None
         if self._at_target:
@@ -244,6 +244,11 @@ class Decisions:
         study = self.study
         if self._at_target:
             return f"its target, {study.target:g}, is reached"
+        if study.give_up is not None and self.asking.alike >= study.give_up:
+            return (
+                f"its first {self.asking.alike} trials have all failed with one and the same error (give_up):"
+                f" {self.asking.failure}"
+            )
         if study.plateau is not None and self.asking.fruitless >= study.plateau:
             return f"its last {study.plateau} configurations brought nothing better (plateau)"
         return self.asking.exhausted
@@ -267,7 +272,7 @@ class Decisions:
         for leader in self.history.contenders(LEADERS):
             trial = leader.trial
             for _ in range(self.study.confirm - done[trial.group]):
-                seed = self.study.key.child("trial", number).integer()
+                seed = self.study.seed_of(number)
                 commands.append(Asked(number, trial.config, seed, trial.point, of=trial.group, confirms=True))
                 number += 1
         return commands

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from bilevel.study.events import Completed, Ended
@@ -57,6 +58,22 @@ def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str
     return Ended(
         trial.number, state, trial.step, values[0], reason, learned, several, min(excess(study, metrics), WORST)
     )
+
+
+def failure(trial: Trial) -> str:
+    """The error that a trial has failed with; empty if it has not, or only because values were not finite."""
+    if trial.state != "failed" or trial.reason is None or _NOT_FINITE.match(trial.reason):
+        return ""
+    return trial.reason
+
+
+def anonymous(error: str) -> str:
+    """An error without the numbers in it: those of two trials with other values can be one and the same."""
+    return _NUMBER.sub("#", error)
+
+
+_NOT_FINITE = re.compile(r"(TrialFailed: )?step \d+: .*(\bnan\b|\binf\b|finite|overflow|diverge)")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def excess(study: Study, metrics: Mapping[str, float]) -> float:

@@ -45,6 +45,8 @@ class Study:
         confirm: seeds with which the leaders are tried again at the end; then they count by the mean of those alone.
         retries: attempts more at a trial whose objective raised; what the last one reports counts. A lost worker is not
             the trial's failure.
+        give_up: the study ends when so many trials, its first ones, have all failed with one and the same error (but
+            for the numbers in it; values that are not finite are none); None: never.
         seconds: a time limit, over all sessions of the run.
         target: the study is complete when the objective is as good as this.
         plateau: no more trials are asked for when so many in a row brought nothing better.
@@ -77,6 +79,7 @@ class Study:
     repeats: int = 1
     confirm: int = 0
     retries: int = 0
+    give_up: int | None = 5
     seconds: float | None = None
     target: float | None = None
     plateau: int | None = None
@@ -164,6 +167,10 @@ class Study:
             return 1
         return SearchTraits(self.search).trials
 
+    def seed_of(self, trial: int) -> int:
+        """The seed that an objective is given: 31 bits, which every library of the field takes."""
+        return self.key.child("trial", trial).integer() >> 32
+
     def problem(self) -> Problem:
         """What the search is to solve."""
         return Problem(
@@ -228,10 +235,10 @@ def _check_kinds(study: Study) -> None:
 
 
 def _check_numbers(study: Study) -> None:
-    whole = {"seed": 0, "trials": 1, "threads": 1, "repeats": 1, "confirm": 0, "retries": 0, "plateau": 1}
+    whole = {"seed": 0, "trials": 1, "threads": 1, "repeats": 1, "confirm": 0, "retries": 0, "plateau": 1, "give_up": 1}
     for name, low in whole.items():
         value = vars(study)[name]
-        if value is None and name in ("trials", "plateau"):
+        if value is None and name in ("trials", "plateau", "give_up"):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise BadInput(f"Study {study.name}: {name} is {value!r}; it takes a whole number from {low} on")
