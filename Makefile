@@ -1,6 +1,8 @@
 # What a new machine needs is Python 3.11 or later, pip and make; the first target that needs more installs it in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# Two processes share the files, in order: long ones lie in the middle, and short ones fill up the end.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,7 @@ run: .venv/ready ## the main job: learn on Latin and Greek letters, read Armenia
 test: .venv/programs ## format, lint, types, floors, and the tests (under 15 minutes on 2 cores)
 	$(MAKE) check
 	$(BIN)/pytest tests/execute/test_forks.py # forks of a process that has never had Ray's threads
-	$(BIN)/pytest -m 'not slow' --ignore=tests/execute/test_forks.py
+	$(BIN)/pytest -m 'not slow' --ignore=tests/execute/test_forks.py $(TWO)
 
 test-slow: .venv/programs ## the tests that take longest: drivers, workers and clusters are killed
 	$(BIN)/pytest -m slow

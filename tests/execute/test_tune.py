@@ -141,6 +141,7 @@ def test_the_same_trials_are_stopped(tmp_path: Path) -> None:
     assert there.document["trials"]["stopped"] > 0
 
 
+@pytest.mark.slow
 def test_the_same_members_go_on_from_each_other(tmp_path: Path) -> None:
     space = Space(Net, lr=Log(1e-4, 1e-1), epochs=6)
     population = study(space=space, search=PBT(members=2, every=2), trials=2)
@@ -177,6 +178,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     assert begun == [(0, 1, 0, ""), (1, 1, 0, ""), (1, 2, 4, "lost"), (2, 1, 0, "")]
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_found_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bilevel.execute.tune_stage.SILENCE", 0.3)
     marker = tmp_path / "stopped"
@@ -209,6 +211,7 @@ def test_a_trial_that_raises_fails_alone(tmp_path: Path, capfd: pytest.CaptureFi
     assert (seen.out, seen.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LOOK_EVERY", 0.0)
 

@@ -54,6 +54,7 @@ def checkpoints_of(store: Path) -> int:
     return len(events(folder, "kept")) if folder is not None and (folder / "journal.jsonl").exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED], ids=["chance"])
 def test_a_driver_killed_at_random_moments_loses_nothing(started: Programs, seed: int) -> None:
     chance = random.Random(seed)
@@ -80,6 +81,7 @@ def test_a_driver_killed_at_random_moments_loses_nothing(started: Programs, seed
     assert metric_steps(home / "store", "train/loss") == [list(range(1, steps + 1))]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_any_step_of_writing_a_checkpoint_resumes(started: Programs) -> None:
     home, keep = started.home, Faults(keep=0, keep_best=0)
     store, log = home / "counted", home / "touches"
@@ -97,7 +99,10 @@ def test_a_driver_killed_at_any_step_of_writing_a_checkpoint_resumes(started: Pr
         assert resumed.document["fingerprint"] == expected, f"killed before {touched[number - 1]}"
 
 
-@pytest.mark.parametrize(("name", "damage"), [("state.safetensors", "truncated"), ("MANIFEST.json", "flipped")])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("state.safetensors", "truncated"), pytest.param("MANIFEST.json", "flipped", marks=pytest.mark.slow)],
+)
 def test_of_a_damaged_checkpoint_an_older_one_is_used(started: Programs, name: str, damage: str) -> None:
     chance = random.Random(SEED)
     home = started.home
@@ -181,7 +186,7 @@ def test_a_second_driver_is_refused(started: Programs) -> None:
     assert program.wait() == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_is_kept_and_resumed(started: Programs, number: signal.Signals) -> None:
     home = started.home
     program = started.start(*run_words(home, 400))

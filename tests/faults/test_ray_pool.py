@@ -86,6 +86,7 @@ def events_of(pool: Pool, ticket: int, seconds: float = 90.0) -> list[Done | Los
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [SEED], ids=["chance"])
 def test_workers_killed_at_random_moments_change_no_bit(pool: Pool, seed: int) -> None:
     chance = random.Random(seed)
@@ -277,6 +278,7 @@ def test_no_room_for_any_worker_is_said(pool: Pool) -> None:
     full.close()
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_are_said(pool: Pool) -> None:
     broken = opening.executor(Ray(workers=1, device="cuda:99"))
     with pytest.raises(ClusterFailed, match=r"workers do not start .*'cuda:99' does not work"):

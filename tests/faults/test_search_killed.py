@@ -103,6 +103,7 @@ def touches(started: Programs, about: str) -> tuple[list[str], list[int]]:
     return lines, [number for number, line in enumerate(lines, 1) if about in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("about", ["/journal.jsonl", "/checkpoints/", "/logs/", "/errors/"])
 def test_a_driver_killed_in_the_middle_of_a_write_resumes(started: Programs, about: str) -> None:
     chance, home, store = random.Random(SEED), started.home, started.home / "store"
@@ -162,6 +163,7 @@ def test_a_tracker_that_is_not_there_costs_no_trial(started: Programs) -> None:
     check_database(home / "later.db", folder_of(home))
 
 
+@pytest.mark.slow
 def test_a_database_that_another_program_holds_costs_no_trial(started: Programs) -> None:
     """SQLite is locked for as long as the search lasts, and longer than anybody waits for a lock."""
     home, database = started.home, started.home / "mlflow.db"
@@ -183,6 +185,7 @@ def test_a_database_that_another_program_holds_costs_no_trial(started: Programs)
     check_database(database, folder_of(home))
 
 
+@pytest.mark.slow
 def test_a_driver_killed_while_mlflow_is_written_leaves_no_trial_running(started: Programs) -> None:
     home, chance = started.home, random.Random(SEED)
     database = home / "mlflow.db"

@@ -227,6 +227,7 @@ def test_a_server_absent_from_the_start(server: Server, tmp_path: Path) -> None:
     assert_whole_and_single(server.database, folder, trials=1, steps=STEPS)
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle(server: Server, tmp_path: Path) -> None:
     folder = journals.folder(tmp_path, "run-killed")
     events = [*journals.beginning(folder.name, "killed"), *whole()]

@@ -191,6 +191,7 @@ def test_another_driver_is_marked() -> None:
     assert mark.x[0] == found.sessions[0][1] - found.sessions[0][0]
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_are_thinned_out() -> None:
     found = searches.large()
     for chart in (best_so_far(found), learning_curves(found), timeline(found)):

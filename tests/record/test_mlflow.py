@@ -187,7 +187,7 @@ def trials(store: Path, study: str) -> list[tuple[str, str, str, str]]:
     return rows(store, query)
 
 
-@pytest.mark.parametrize("study", ["asha", "pbt"])
+@pytest.mark.parametrize("study", [pytest.param("asha", marks=pytest.mark.slow), "pbt"])
 def test_a_search_of_twenty_trials_is_there_whole_nested_and_without_a_warning(study: str, tmp_path: Path) -> None:
     events = journals.halving(20) if study == "asha" else journals.population(20, 4, 5)
     folder = journals.folder(tmp_path)
