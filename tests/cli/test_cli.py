@@ -470,6 +470,21 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"usage: bilevel {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["list"], ["list", "--json"]], ids=" ".join)
+def test_words_that_compute_nothing_wait_for_no_library(argv: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys; from bilevel.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'numpy', 'pandas', 'matplotlib'}\n"
+        "print(*heavy & set(sys.modules), file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", program, *argv]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout
+    assert not done.stderr.strip()
+
+
 @pytest.mark.parametrize("command", ["resume", "extend"])
 def test_help_of_what_goes_on_names_its_own_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -9,11 +9,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from bilevel.cli import commands
-from bilevel.cli import store as stores
 from bilevel.errors import BadInput, BilevelError
 from bilevel.space.secrets import redacted
 
@@ -43,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     warnings.formatwarning = lambda message, *_args, **_kw: f"bilevel: {message}\n"
     try:
-        status: int = arguments.command(arguments)
+        module, _, function = arguments.command.partition(".")  # a word of help needs none of what a command needs
+        status: int = getattr(import_module(f"bilevel.cli.{module}"), function)(arguments)
     except BadInput as error:
         return _fail(error, 2)
     except BilevelError as error:
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     words = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
-        name: str, function: Any, text: str, *, run: bool = False, store: bool = True
+        name: str, text: str, *, does: str = "", run: bool = False, store: bool = True
     ) -> argparse.ArgumentParser:
         made = words.add_parser(
             name,
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             description=text[0].upper() + text[1:] + ".",
             formatter_class=argparse.HelpFormatter,
         )
-        made.set_defaults(command=function)
+        made.set_defaults(command=does or f"commands.{name}")
         if run:
             made.add_argument("run", metavar="RUN", help="a run's id, its beginning or end, its folder, or 'last'")
         if store:
@@ -103,48 +103,51 @@ def _parser() -> argparse.ArgumentParser:
             )
         return made
 
-    _run_words(command("run", commands.run, "run a study"))
-    resume = command("resume", commands.resume, "go on with a run where its record ends", run=True)
+    _run_words(command("run", "run a study"))
+    resume = command("resume", "go on with a run where its record ends", run=True)
     _where_words(resume, goes_on=True)
     resume.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
-    listed = command("list", stores.list_runs, "list the runs of a store")
+    listed = command("list", "list the runs of a store", does="store.list_runs")
     listed.add_argument("--json", action="store_true", help="as one JSON array")
-    extend = command("extend", commands.extend, "add trials to a run, finished or not", run=True)
+    extend = command("extend", "add trials to a run, finished or not", run=True)
     extend.add_argument("--trials", type=int, required=True, metavar="N", help="how many more")
     _where_words(extend, goes_on=True)
     extend.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
-    show = command("show", commands.show, "show how a run stands, or one of its trials", run=True)
+    show = command("show", "show how a run stands, or one of its trials", run=True)
     show.add_argument("--json", action="store_true", help="the JSON object that `run --json` prints")
     show.add_argument("--trial", type=int, metavar="N", help="this trial: configuration, course, output")
-    report = command("report", commands.report, "write one HTML page of a run, to keep or to send", run=True)
+    report = command("report", "write one HTML page of a run, to keep or to send", run=True)
     report.add_argument("--output", type=Path, metavar="FILE", help="where to (default: in the run's folder)")
-    adapt = command("adapt", commands.adapt, "adapt what a run learned to your own task; predictions as CSV", run=True)
+    adapt = command("adapt", "adapt what a run learned to your own task; predictions as CSV", run=True)
     adapt.add_argument(
         "--support", type=Path, required=True, metavar="FILE", help=".npz with x, y, or .csv ending in y"
     )
     adapt.add_argument("--query", type=Path, required=True, metavar="FILE", help=".npz with x, or .csv")
     adapt.add_argument("--steps", type=int, metavar="K", help="inner steps (default: as in training)")
-    replay = command("replay", commands.replay, "compute one unit of work again, here, and compare", run=True)
+    replay = command("replay", "compute one unit of work again, here, and compare", run=True)
     replay.add_argument("--step", type=int, required=True, help="the outer step")
     replay.add_argument("--unit", type=int, default=0, help="which of the step's units (default: 0)")
     replay.add_argument("--trial", type=int, default=0, help="the trial (default: 0)")
     replay.add_argument("--debug", action="store_true", help="stop in the debugger where the unit begins")
-    audit = command("audit", commands.audit, "read all checkpoints, compute random units again, and compare", run=True)
+    audit = command("audit", "read all checkpoints, compute random units again, and compare", run=True)
     audit.add_argument(
         "--sample", default="1%", metavar="SHARE", help="share of the units, as 1%% or 0.01 (default: 1%%)"
     )
     audit.add_argument("--seed", type=int, default=0, help="decides which units (default: 0)")
-    sync = command("sync", commands.sync, "complete a run's record in MLflow", run=True)
+    sync = command("sync", "complete a run's record in MLflow", run=True)
     sync.add_argument("--track", metavar="URI", help="MLflow tracking URI (default: as the run began)")
-    _clean_words(command("clean", stores.clean, "delete old checkpoints, or old runs"))
-    ui = command("ui", commands.ui, "open the MLflow dashboard of a store on this machine")
+    _clean_words(command("clean", "delete old checkpoints, or old runs", does="store.clean"))
+    ui = command("ui", "open the MLflow dashboard of a store on this machine")
     ui.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: 5000)")
     ui.add_argument("--track", metavar="URI", help="a database of your own (default: the store's)")
-    check = command("doctor", commands.doctor, "say in one screen what works here")
+    check = command("doctor", "say in one screen what works here")
     check.add_argument("--address", metavar="A", help="a Ray cluster to try")
     check.add_argument("--track", metavar="URI", help="a tracking server to try")
     about = command(
-        "help", commands.explain, "explain a command, a public name, or the words of Optuna and Ray Tune", store=False
+        "help",
+        "explain a command, a public name, or the words of Optuna and Ray Tune",
+        does="commands.explain",
+        store=False,
     )
     about.add_argument("topic", nargs="?", metavar="TOPIC", help="a command, TPE, tasks.Grouped, optuna, ray-tune, ...")
     about.set_defaults(describe=lambda topic: words.choices[topic].format_help() if topic in words.choices else None)

@@ -165,9 +165,7 @@ def show(arguments: argparse.Namespace) -> int:
     folder = folders.find(arguments.store, arguments.run)
     history = histories.replay(folder.events())
     _warn(folder)
-    document = dict(
-        results.recorded(folder, history) or results.result(folder, history, results.standing(folder, history))
-    )
+    document = dict(results.recorded(folder, history) or results.result(folder, history, folder.standing(history)))
     if arguments.trial is not None:
         return _show_trial(folder, history, arguments)
     if arguments.json:

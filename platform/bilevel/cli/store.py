@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.table import Table
 
-from bilevel.drive import results
 from bilevel.errors import BadInput, RecordDamaged, RunLocked
 from bilevel.record import folder as folders
 from bilevel.record import journal
@@ -52,7 +51,7 @@ def _row(folder: RunFolder) -> dict[str, Any]:
     best, problems = history.best(), folder.problems()
     return {
         "run": folder.run_id,
-        "status": results.standing(folder, history),
+        "status": folder.standing(history),
         "trials": len(history.trials),
         "step": max((trial.step for trial in history.trials.values()), default=0),
         "objective": None if best is None else best.objective,
@@ -90,7 +89,7 @@ def clean(arguments: argparse.Namespace) -> int:
 
 def _outlived(folder: RunFolder, arguments: argparse.Namespace) -> Path | None:
     """What of a run may go: all of it, its checkpoints, or nothing."""
-    status = results.standing(folder, histories.replay(folder.events()))
+    status = folder.standing(histories.replay(folder.events()))
     age = (time.time() - folder.journal.stat().st_mtime) / 86400
     if status == "running" or age < arguments.older_than:
         return None

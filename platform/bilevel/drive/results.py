@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-ENDED = ("completed", "failed", "stopped")
-"""How a run may stand that is over; any other can be resumed."""
-
-
 @dataclass(frozen=True)
 class Result:
     """How a run stands; `document` is what `run --json` prints."""
@@ -76,13 +72,6 @@ class Result:
             for t in history.trials.values()
         ]
         return pd.DataFrame(rows)
-
-
-def standing(folder: RunFolder, history: History) -> str:
-    """A run's status: as it ended, "running" while a driver holds it, "interrupted" otherwise."""
-    if history.status in ENDED:
-        return history.status
-    return "running" if folder.driven else "interrupted"
 
 
 def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:

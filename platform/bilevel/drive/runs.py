@@ -18,7 +18,7 @@ from bilevel import space as spaces
 from bilevel.drive import data, results, sources, warm
 from bilevel.drive.process import leaving
 from bilevel.drive.progress import Progress, Watch
-from bilevel.drive.results import ENDED, Result
+from bilevel.drive.results import Result
 from bilevel.drive.session import Session, stage_of
 from bilevel.drive.sources import Source
 from bilevel.errors import BadInput, RecordDamaged, StudyChanged, described
@@ -35,6 +35,7 @@ from bilevel.space.secrets import redacted
 from bilevel.study import history as histories
 from bilevel.study.decisions import Decisions
 from bilevel.study.events import Asked, Run, Stage
+from bilevel.study.history import ENDED
 from bilevel.study.objective import ObjectiveTraits
 from bilevel.study.study import Study
 

@@ -16,7 +16,7 @@ from bilevel.drive import drawing, results, warm
 from bilevel.drive.driver import Driver
 from bilevel.drive.process import asked_to_leave, leaving
 from bilevel.drive.progress import Watch
-from bilevel.drive.results import ENDED, Result
+from bilevel.drive.results import Result
 from bilevel.drive.sources import Source
 from bilevel.errors import ClusterFailed, StoreFailed
 from bilevel.execute import Inline, On, Tune, opening
@@ -27,6 +27,7 @@ from bilevel.record.folder import RunFolder
 from bilevel.search.port import SearchTraits
 from bilevel.study import history as histories
 from bilevel.study.events import Executor, Finished, Opened, Stage, Started
+from bilevel.study.history import ENDED
 from bilevel.study.study import Study
 
 WAIT_FOR_TRACKER = 120.0  # seconds at the end of a run, while the tracker still makes progress

@@ -16,6 +16,7 @@ from typing import Any
 from bilevel.errors import BadInput, RecordDamaged, RunLocked, StoreFailed
 from bilevel.record import documents, journal
 from bilevel.study.events import Event
+from bilevel.study.history import ENDED, History
 
 FILES = ("study.json", "journal.jsonl")
 """What makes a folder a run."""
@@ -36,6 +37,12 @@ class RunFolder:
     def journal(self) -> Path:
         """Where the journal lies."""
         return self.path / "journal.jsonl"
+
+    def standing(self, history: History) -> str:
+        """The run's status: as it ended, "running" while a driver holds it, "interrupted" otherwise."""
+        if history.status in ENDED:
+            return history.status
+        return "running" if self.driven else "interrupted"
 
     def document(self) -> dict[str, Any]:
         """`study.json`: where the study came from, its settings and its source.

@@ -27,6 +27,10 @@ INHERITED = ("step", "metrics", "best", "best_step", "best_metrics")
 """What a member of a population takes over from another."""
 
 
+ENDED = ("completed", "failed", "stopped")
+"""How a run may stand that is over; any other can be resumed."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What the journal says of a trial: `state` is running, completed, stopped or failed."""
