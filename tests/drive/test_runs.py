@@ -65,6 +65,20 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     return result.folder
 
 
+def test_a_results_tables_hold_all_that_trials_said(tmp_path: Path) -> None:
+    result = finished(tmp_path, maml())
+    row = result.trials.iloc[0]
+    assert (row["trial"], row["state"], row["step"], row["of"], row["reason"]) == (0, "completed", 4, None, None)
+    assert row["metrics.valid/loss"] == result.metrics["valid/loss"]
+    assert row["config.rule.steps"] == 1
+    assert 0 < row["seconds"] < 600
+    table = result.reports
+    assert list(table["step"]) == [1, 2, 3, 4]
+    assert set(table["trial"]) == {0}
+    assert table["metrics.valid/loss"].iloc[-1] == result.metrics["valid/loss"]
+    assert list(table["metrics.valid/loss"].notna()) == [False, True, False, True]
+
+
 # -- results -----------------------------------------------------------------------------------------------------------
 
 

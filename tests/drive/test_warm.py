@@ -10,7 +10,24 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from bilevel import ASHA, Inline, Log, OneOf, Random, Report, Result, Run, Space, Study, Uniform, run
+from bilevel import (
+    ASHA,
+    CMAES,
+    GP,
+    TPE,
+    Inline,
+    Log,
+    OneOf,
+    Random,
+    Report,
+    Result,
+    Run,
+    Sobol,
+    Space,
+    Study,
+    Uniform,
+    run,
+)
 from bilevel.drive import warm
 from bilevel.errors import BadInput
 from bilevel.record import folder as folders
@@ -53,6 +70,26 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from bilevel import figures
 
     monkeypatch.setattr(figures, "draw", lambda *_: {})
+
+
+@pytest.mark.parametrize("search", [Random(), Sobol(), TPE(startup=20), GP(startup=20), CMAES()], ids=repr)
+def test_what_was_told_is_not_tried_again_with_the_same_seed(search: Any, tmp_path: Path) -> None:
+    first = run(study(search=search, trials=8), on=Inline(), store=tmp_path, watch=Said(), track="none")
+    said = Said()
+    second = study(name="second", search=search, trials=8, warm_start=("first",))
+    again = run(second, on=Inline(), store=tmp_path, watch=said, track="none")
+    assert not set(first.trials["config.lr"]) & set(again.trials["config.lr"])
+    best = min(first.trials["loss"].dropna() if "loss" in first.trials else first.trials["objective"].dropna())
+    assert f"warm start: told the search 8 trials of first, the best with loss {best:.5g}" in said.lines
+
+
+@pytest.mark.parametrize("search", [Random(), Sobol(), TPE(startup=20), CMAES()], ids=repr)
+def test_of_a_finite_space_only_what_no_earlier_run_has_tried_is_tried(search: Any, tmp_path: Path) -> None:
+    space = Space(Config, lr=OneOf(*(0.01 * n for n in range(1, 13)), ordered=True))
+    first = run(study(search=search, trials=6, space=space), on=Inline(), store=tmp_path, watch=Said(), track="none")
+    second = study(name="second", search=search, trials=6, space=space, warm_start=("first",))
+    again = run(second, on=Inline(), store=tmp_path, watch=Said(), track="none")
+    assert len(set(first.trials["config.lr"]) | set(again.trials["config.lr"])) == 12
 
 
 @pytest.mark.parametrize("named", ["first", "id", "last"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -344,6 +344,31 @@ def test_a_number_that_no_float_can_hold_fails_its_trial_alone(name: str, form: 
     said = script(yields if form == "generator" else returns).host(Order(0, 1, 1, {}), {}).advance(None)
     assert isinstance(said, Raised)
     assert reason in said.reason
+
+
+@pytest.mark.parametrize(("returned", "metrics"), [(0.5, {"loss": 0.5}), ({"loss": 1, "n": 2}, {"loss": 1, "n": 2})])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_what_a_generator_returns_is_its_last_report(returned: Any, metrics: dict[str, float], steps: int) -> None:
+    def trains(config: Any, run: Run) -> Generator[Report, None, Any]:
+        for step in range(steps):
+            yield Report(step, {"loss": 9.0})
+        return returned
+
+    hosted = script(trains).host(Order(0, 1, 1, {}), {})
+    said = [hosted.advance(None) for _ in range(steps + 2)]
+    assert said[-2:] == [Report(max(steps, 1), metrics), Completed()]
+
+
+def test_a_generator_that_returns_no_result_fails() -> None:
+    def trains(config: Any, run: Run) -> Generator[Report, None, Any]:
+        yield Report(1, {"loss": 1.0})
+        return "good"
+
+    hosted = script(trains).host(Order(0, 1, 1, {}), {})
+    hosted.advance(None)
+    said = hosted.advance(None)
+    assert isinstance(said, Raised)
+    assert "the objective returned a str; it takes a number or metrics by name" in said.reason
 
 
 @pytest.mark.parametrize("step", [2**63, HUGE, -HUGE, -(10**5000)], ids=["64 bits", "far", "behind", "far behind"])

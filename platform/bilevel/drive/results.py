@@ -16,7 +16,6 @@ from bilevel.errors import RecordDamaged
 from bilevel.meta import manifest
 from bilevel.record import checkpoints, journal, model
 from bilevel.record.folder import RunFolder
-from bilevel.study import history as histories
 from bilevel.study import reading
 from bilevel.study.events import Asked, Ended, Opened, Reported
 from bilevel.study.history import History, Leader, Trial
@@ -62,16 +61,33 @@ class Result:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial: trial, state, objective, config.*."""
+        """One row a trial: trial, state, objective, step, seconds (at work), seed, of (the trial that it repeats),
+        reason (why it failed or was stopped), then each value as config.*, and the last of each metric as metrics.*.
+        """
         import pandas as pd  # dear to import, and not needed to run
 
-        history = histories.replay(RunFolder(self.folder).events())
+        found = search(RunFolder(self.folder))
         rows = [
-            {"trial": t.number, "state": t.state, "objective": t.objective}
+            {"trial": t.number, "state": t.state, "objective": t.objective, "step": t.step}
+            | {"seconds": found.tracks[t.number].seconds, "seed": t.seed, "of": t.of, "reason": t.reason}
             | {f"config.{path}": value for path, value in t.config.items()}
-            for t in history.trials.values()
+            | {f"metrics.{name}": value for name, value in t.metrics.items()}
+            for t in found.trials
         ]
         return pd.DataFrame(rows)
+
+    @property
+    def reports(self) -> pd.DataFrame:
+        """One row a report, in the order of trials and steps: trial, step, and the metrics as metrics.*."""
+        import pandas as pd
+
+        said = [event for event in RunFolder(self.folder).events() if isinstance(event, Reported)]
+        kept = {(event.trial, event.step): event for event in said}  # a step that was computed again counts once
+        rows = [
+            {"trial": trial, "step": step} | {f"metrics.{name}": value for name, value in event.metrics.items()}
+            for (trial, step), event in sorted(kept.items(), key=lambda item: item[0])
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["trial", "step"])
 
 
 def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:

@@ -66,6 +66,7 @@ class Session:
             self.watch.say(f"recorded on {before[-1].hardware}, going on with {opened.hardware} (or other libraries)")
         populates = SearchTraits(self.study.search).members is not None  # whose turns do not depend on timing anyway
         window = self.slots if self.study.deterministic and not populates else 0
+        earlier = warm.restore(self.folder.document().get("warm", []))
         driver = Driver(
             self.study,
             self.folder,
@@ -74,12 +75,14 @@ class Session:
             self.watch,
             seconds=self._left(),
             same_hardware=same,
-            warm=warm.restore(self.folder.document().get("warm", [])),
+            warm=earlier,
             window=window,
         )
         asking = driver.decisions.asking
         if asking.why:
             self.watch.say(f"search: {asking.search}, {asking.why}")
+        if earlier:
+            self.watch.say(warm.told(self.study, earlier))
         tracker: tracking.Tracker | None = None
         try:
             if not before:

@@ -93,6 +93,13 @@ def restore(said: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], 
     return told
 
 
+def told(study: Study, earlier: Sequence[tuple[Mapping[str, Any], Told]]) -> str:
+    """In a line, what the search knows when it begins."""
+    values = [told.values[0] for _, told in earlier if told.values is not None and not told.violation]
+    best = f", the best with {study.metric} {study.sign * min(values):.5g}" if values else ""
+    return f"warm start: told the search {len(earlier)} trials of {', '.join(study.warm_start)}{best}"
+
+
 def _experiment(study: Study, name: str, uri: str) -> list[dict[str, Any]]:
     """The runs of an MLflow experiment whose parameters fit the space and that have the objectives as metrics."""
     if uri == "none":

@@ -45,7 +45,7 @@ def as_generator(
 ) -> Generator[Report | Units | Away, Any, None]:
     """The objective at work: a generator as it is; any other function is run when it is first asked.
 
-    What such a function returns is its last report: metrics by name, or the value of `metric`. Closing the generator
+    What an objective returns is its last report: metrics by name, or the value of `metric`. Closing the generator
     raises `Lingers` where the function was told to stop and computes on.
 
     Args:
@@ -87,9 +87,9 @@ def _called(
     def work() -> None:
         try:
             with parent_alone():
-                final = _final(objective(config, run), metric, step + 1)
-            if final is not None:
-                sink(final)
+                last = final(objective(config, run), metric, step + 1)
+            if last is not None:
+                sink(last)
         except BaseException as error:  # noqa: BLE001
             said.put(_explained(error))  # raised again below, in the driver's thread
         else:
@@ -147,7 +147,7 @@ def _explained(error: BaseException) -> BaseException:
     return error
 
 
-def _final(returned: Any, metric: str, step: int) -> Report | None:
+def final(returned: Any, metric: str, step: int) -> Report | None:
     """The report that a returned value stands for."""
     if returned is None:
         return None

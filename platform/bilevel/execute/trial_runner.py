@@ -19,7 +19,7 @@ from bilevel import space as spaces
 from bilevel import trees
 from bilevel.episodes import Key
 from bilevel.errors import BilevelError, TrialFailed, described
-from bilevel.execute.callbacks import Away, Lingers, as_generator, never
+from bilevel.execute.callbacks import Away, Lingers, as_generator, final, never
 from bilevel.execute.forks import parent_alone
 from bilevel.execute.output_capture import Capture, Descriptors, Streams
 from bilevel.space import Space
@@ -119,6 +119,7 @@ class Hosted:
         self._generator: Generator[Report | Units | Away, Any, None] = as_generator(
             objective, config, run, metric, asked
         )
+        self._metric = metric
         self._searched, self._copies, self._alone = searched, copies, alone
         self._inside = self._ended = self._lingers = self._inference = False
         self._printed: Capture = Descriptors() if alone else Streams(sys.stderr if echo else None)
@@ -136,8 +137,13 @@ class Hosted:
             try:
                 with parent_alone():
                     said: Any = self._generator.send(answer)
-            except StopIteration:
-                return Completed()
+            except StopIteration as end:
+                try:
+                    said = final(end.value, self._metric, max(self._last, 0) + 1)
+                except TypeError as error:
+                    return raised(error)
+                if said is None:
+                    return Completed()
             except TrialFailed as error:
                 return Raised(redacted(described(error).partition(": ")[2]))
             except BilevelError as error:

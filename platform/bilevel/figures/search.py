@@ -54,6 +54,11 @@ class Track:
     moves: tuple[Moved, ...] = ()
     curve: Array = field(default_factory=lambda: np.empty((0, 2)))
 
+    @property
+    def seconds(self) -> float:
+        """At work so far, on all its workers [s]."""
+        return sum((stay.ended or stay.began) - stay.began for stay in self.attempts)
+
 
 @dataclass(frozen=True, eq=False)
 class Search:

@@ -137,6 +137,8 @@ class _Searcher:
         order, seen = rank(told), self._encode(point)
         trial, run = self._out.pop(number, None), self._run
         self._next = None
+        if number < 0:
+            self._tried.add(point)
         if run is None:
             self._before.append((order, seen))
         elif trial is None:

@@ -94,8 +94,10 @@ class _Drawn:
         """It is tried."""
         self._tried.add(point)
 
-    def tell(self, number: int, point: Point, told: Told) -> None:
-        """Nothing is learned from it."""
+    def tell(self, number: int, point: Point, told: Told) -> None:  # noqa: ARG002
+        """Nothing is learned from it; what an earlier run has tried counts as tried."""
+        if number < 0:
+            self._tried.add(point)
 
     def _draws(self, number: int) -> Iterator[Point]:
         generator = self._key.child(number).numpy()

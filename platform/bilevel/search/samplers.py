@@ -148,6 +148,8 @@ class Modelled:
         no point of the front.
         """
         told = bounded(told)
+        if number < 0:
+            self._tried.add(point)
         if told.stopped and self._problem.objectives > 1:
             return
         self._told += told.values is not None

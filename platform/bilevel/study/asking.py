@@ -57,6 +57,7 @@ class Asking:
         """That error."""
         self.exhausted = ""
         """Why the search has nothing more to propose, if that is so."""
+        self._known = [point for point, _ in warm]
         self._searcher = self._open()
         self.population = _population(self._searcher)
         self._ahead: Ahead | None = None
@@ -84,7 +85,7 @@ class Asking:
         study = self.study
         if not study.searches:
             return None
-        problem = study.problem()
+        problem = study.problem(len(self._known))
         search = study.search
         if search is None:
             search, self.why = choose(problem)
@@ -101,7 +102,7 @@ class Asking:
                 )
         has_guess = any(guessed(parameter.dimension) for parameter in study.parameters)
         middle = spaces.complete(study.space, {})
-        if has_guess and self.population is None and self.allowed(middle):
+        if has_guess and self.population is None and middle not in self._known and self.allowed(middle):
             points.insert(0, middle)
         return [dict(point) for index, point in enumerate(points) if point not in points[:index]]
 

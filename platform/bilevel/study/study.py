@@ -171,11 +171,12 @@ class Study:
         """The seed that an objective is given: 31 bits, which every library of the field takes."""
         return self.key.child("trial", trial).integer() >> 32
 
-    def problem(self) -> Problem:
-        """What the search is to solve."""
+    def problem(self, told: int = 0) -> Problem:
+        """What the search is to solve; `told` earlier trials, so that it draws others than it drew for them."""
+        key = self.key.child("search")
         return Problem(
             self.parameters,
-            self.key.child("search"),
+            key.child("after", told) if told else key,
             objectives=len(self.objectives),
             trials=self.budget,
             fidelity=self.stop.last if self.stop is not None else None,
