@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import pytest
 import torch
 
 from bilevel import (
+    Grid,
     Inline,
+    OneOf,
     Report,
     Result,
     Run,
@@ -25,6 +28,7 @@ from bilevel import (
     figures,
     resume,
     run,
+    trees,
 )
 from bilevel.drive import keeping, progress, results, runs, session
 from bilevel.drive.progress import Progress
@@ -77,6 +81,20 @@ def test_a_results_tables_hold_all_that_trials_said(tmp_path: Path) -> None:
     assert set(table["trial"]) == {0}
     assert table["metrics.valid/loss"].iloc[-1] == result.metrics["valid/loss"]
     assert list(table["metrics.valid/loss"].notna()) == [False, True, False, True]
+
+
+def test_a_result_gives_the_best_trials_state_and_any_others(tmp_path: Path) -> None:
+    result = finished(tmp_path, dataclasses.replace(walking(steps=OneOf(2, 3, 4)), search=Grid()))
+    best = int(result.best["trial"])  # type: ignore[index]
+    assert trees.digest(result.state()) == trees.digest(result.state(best))
+    for number, steps in zip(result.trials["trial"], result.trials["config.steps"], strict=True):
+        assert result.state(number)["step"] == steps
+        assert set(result.state(number)) == {"step", "learned"}
+    with pytest.raises(BadInput, match="no trial 9"):
+        result.state(9)
+    shutil.rmtree(result.folder / "checkpoints")
+    with pytest.raises(BadInput, match="trial 1 has no state; its checkpoints are deleted"):
+        result.state(1)
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

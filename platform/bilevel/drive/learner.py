@@ -150,7 +150,10 @@ def load(run: str, *, store: str | Path = "runs", study: Study | None = None) ->
     folder = folders.find(Path(store), run)
     study, _ = runs.reload(folder, study)
     if study.space.target is not MetaTraining:
-        raise BadInput(f"{folder.run_id}: {study.name} is not a meta-training; there is nothing to adapt")
+        raise BadInput(
+            f"{folder.run_id}: {study.name} is not a meta-training; there is nothing to adapt: "
+            "what its best trial reported is in Result.state() (see `bilevel help Result`)"
+        )
     if not (folder.path / "model" / "model.json").is_file():
         raise BadInput(f"{folder.run_id}: no learned model yet; finish it with `bilevel resume {folder.run_id}`")
     values, described, scaling = model.read(folder.path / "model")

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from bilevel import figures, trees
 from bilevel import space as spaces
-from bilevel.errors import RecordDamaged
+from bilevel.errors import BadInput, RecordDamaged
+from bilevel.execute.trial_runner import RANDOM
 from bilevel.meta import manifest
 from bilevel.record import checkpoints, journal, model
 from bilevel.record.folder import RunFolder
+from bilevel.record.trial_files import BEST
+from bilevel.study import history as histories
 from bilevel.study import reading
 from bilevel.study.events import Asked, Ended, Opened, Reported
 from bilevel.study.history import History, Leader, Trial
@@ -76,6 +79,16 @@ class Result:
         ]
         return pd.DataFrame(rows)
 
+    def state(self, trial: int | None = None) -> dict[str, Any]:
+        """The last state that the best trial, or this one, reported: tensors and plain values, to predict or to go on
+        with. A network comes back by `module.load_state_dict(result.state()["model"])`, if that is how it was reported.
+
+        Raises:
+            BadInput: there is no such trial, or no state of it.
+            RecordDamaged: its checkpoint is not as it was written.
+        """
+        return kept_state(RunFolder(self.folder), trial)
+
     @property
     def reports(self) -> pd.DataFrame:
         """One row a report, in the order of trials and steps: trial, step, and the metrics as metrics.*."""
@@ -88,6 +101,27 @@ class Result:
             for (trial, step), event in sorted(kept.items(), key=lambda item: item[0])
         ]
         return pd.DataFrame(rows, columns=None if rows else ["trial", "step"])
+
+
+def kept_state(folder: RunFolder, trial: int | None = None) -> dict[str, Any]:
+    """What `Result.state` gives."""
+    history = histories.replay(folder.events())
+    if trial is None:
+        best = history.best()
+        if best is None:
+            raise BadInput(f"{folder.run_id}: no trial is the best one yet; name one")
+        trial = best.number
+    if trial not in history.trials:
+        raise BadInput(f"{folder.run_id}: no trial {trial}; it has 0 to {len(history.trials) - 1}")
+    state = final_state(folder, history.trials[trial])
+    if state is None:
+        why = (
+            f"its checkpoints are deleted: those of the best {BEST} trials are kept, until `bilevel clean`"
+            if history.trials[trial].kept
+            else "it reported none: yield Report(step, metrics, state={...})"
+        )
+        raise BadInput(f"{folder.run_id}: trial {trial} has no state; {why}")
+    return {name: part for name, part in state.items() if name != RANDOM}
 
 
 def final_state(folder: RunFolder, trial: Trial) -> dict[str, Any] | None:
