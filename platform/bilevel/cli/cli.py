@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   bilevel run search_spaces/alphabets_maml.py                 a study, on all CPUs of this machine
   bilevel run study.py --set rule.lr=0.1 --steps 500          with other values (any value of the space, by its path)
   bilevel run study.py:tiny --workers 0 --json                the study named `tiny`, in this process, result as JSON
+  bilevel run -m package.study -- --data big.csv              a module; what follows -- is its own sys.argv (recorded)
   bilevel run study.py --address auto --gpus-per-worker 0.5   on an existing Ray cluster, two workers a GPU
   bilevel run search_spaces/mlp_asha.py --trials 100          a search; trials run side by side on the workers
   bilevel resume last                                         go on after an interruption or a crash
@@ -39,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold what no encoding has
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    own = words.index("--") if "--" in words else len(words)
+    arguments = _parser().parse_args(words[:own])
+    if words[own:] and arguments.command != "commands.run":
+        return _fail("-- and what follows it are arguments of a study's own; they go with `bilevel run`", 2)
+    arguments.own = words[own + 1 :]
     warnings.formatwarning = lambda message, *_args, **_kw: f"bilevel: {message}\n"
     try:
         module, _, function = arguments.command.partition(".")  # a word of help needs none of what a command needs
@@ -157,6 +163,12 @@ def _parser() -> argparse.ArgumentParser:
 def _run_words(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "file", metavar="FILE[:NAME]", help="a Python file with `study = Study(...)`, or another NAME in it"
+    )
+    run.add_argument(
+        "-m",
+        dest="module",
+        action="store_true",
+        help="FILE is a module's dotted name, found as `python -m` finds it: here, or among the installed ones",
     )
     run.add_argument(
         "--set",

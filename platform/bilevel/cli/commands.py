@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a study."""
     if arguments.time is not None and not 0 < arguments.time < math.inf:
         raise BadInput(f"--time {arguments.time:g}: give seconds, more than 0; without a limit leave it out")
-    study, source = sources.load(arguments.file)
+    study, source = sources.load(arguments.file, module=arguments.module, arguments=arguments.own)
     changes: dict[str, Any] = {}
     for change in arguments.set:
         path, equals, value = change.partition("=")

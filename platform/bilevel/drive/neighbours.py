@@ -6,37 +6,38 @@ import ast
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 _LIBRARIES = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
-def of(module: ModuleType, new: list[str], folder: Path) -> dict[str, ModuleType]:
+def of(module: ModuleType, new: list[str], folders: Sequence[Path]) -> dict[str, ModuleType]:
     """The module and its neighbours by name: those of `new`, and those that one of them imports when it is loaded.
 
     A neighbour that was imported before the study (by a notebook, or by another study) is not new and belongs to the
     source all the same.
     """
-    found = {name: sys.modules[name] for name in new if below(sys.modules[name], folder)}
+    found = {name: sys.modules[name] for name in new if below(sys.modules[name], folders)}
     found[module.__name__] = module
     left = list(found.values())
     while left:
         for name in imported(left.pop()):
             other = sys.modules.get(name)
-            if other is not None and name not in found and below(other, folder):
+            if other is not None and name not in found and below(other, folders):
                 found[name] = other
                 left.append(other)
     return found
 
 
-def below(module: ModuleType, folder: Path) -> bool:
-    """Whether a module is a neighbour: a file below the folder, and neither of a library nor ours."""
+def below(module: ModuleType, folders: Sequence[Path]) -> bool:
+    """Whether a module is a neighbour: a file below one of the folders, and neither of a library nor ours."""
     file = _file(module)
     if file is None or module.__name__.partition(".")[0] in ("bilevel", "__main__"):
         return False
-    return file.is_relative_to(folder) and not any(file.is_relative_to(library) for library in _LIBRARIES)
+    own = any(file.is_relative_to(folder) for folder in folders)
+    return own and not any(file.is_relative_to(library) for library in _LIBRARIES)
 
 
 def imported(module: ModuleType) -> Iterator[str]:

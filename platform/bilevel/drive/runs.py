@@ -100,6 +100,8 @@ def run(
         "settings": {"seed": study.seed, "trials": study.budget, "config": study.config()},
         "sha256": source.sha256,
         "source": dict(source.texts),
+        "folders": [str(folder) for folder in source.folders],
+        "arguments": list(source.arguments),
         "execution": {"on": type(on).__name__.lower(), **dataclasses.asdict(on)},
         "warm": warm.collect(study, store, uri),
         "data": data.digests(study),
@@ -204,7 +206,11 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
     else:
         if not new_code:
             _check_file(document)
-        study, source = sources.load(f"{document['file']}:{document['object']}")
+        study, source = sources.load(
+            f"{document['file']}:{document['object']}",
+            arguments=document.get("arguments", []),
+            folders=document.get("folders", []),
+        )
         if not new_code:
             sources.check_unchanged(document["source"], source.texts, Path(document["file"]).parent)
     study = changed(study, document["changes"])

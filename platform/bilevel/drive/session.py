@@ -128,7 +128,7 @@ class Session:
         return Result(self.folder.path, document)
 
     def _open(self) -> Executor:
-        code = () if self.source.file is None else (str(self.source.file.parent),)
+        code = tuple(map(str, self.source.folders))
         return opening.executor(self.on, self.study.threads, code)
 
     def _open_stage(self) -> Stage:
@@ -178,7 +178,7 @@ def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stag
     script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0, copies=not study.spreads)
     if study.spreads or isinstance(on, Inline):
         return InlineStage(script, kept, asked=asked_to_leave)
-    code = () if source.file is None else (str(source.file.parent),)
+    code = tuple(map(str, source.folders))
     fresh = study.isolation == "process"
     return opening.stage(on, script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
 

@@ -30,6 +30,10 @@ SOURCES = "bilevel_sources"
 STUB = f"import {SOURCES}\n{SOURCES}.arrive(__name__, __file__)\n"
 
 
+argv: list[str] | None = None
+"""What a study's file finds in `sys.argv` when it is imported, here and on the workers; None: what there is."""
+
+
 class Sources(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
     """Finds and loads modules whose texts are at hand; they have the names and the files that they had elsewhere."""
 

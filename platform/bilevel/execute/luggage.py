@@ -51,6 +51,8 @@ class Luggage:
     """Those that nobody can import any more, for their files are gone: they travel by value."""
     data: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     """Module -> name in it -> its value, pickled."""
+    argv: tuple[str, ...] = ()
+    """The arguments that they may look at when they are imported."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -95,7 +97,8 @@ def pack(code: Sequence[str]) -> Luggage:
     _add_parents(modules)
     data = {name: dict(_data(sys.modules[name])) for name in loaded}
     data = {name: values for name, values in data.items() if values}
-    return Luggage(tuple(map(str, code)), modules, tuple(loaded), tuple(lost), data)
+    argv = tuple(sys.argv if imported.argv is None else imported.argv)
+    return Luggage(tuple(map(str, code)), modules, tuple(loaded), tuple(lost), data, argv)
 
 
 def _file(module: ModuleType) -> Path | None:
@@ -210,6 +213,7 @@ def unpack(luggage: Luggage, place: Path | None = None) -> None:
         present = sys.modules.get(name)
         if present is not None and vars(present).get("__file__") != luggage.modules[name][0]:
             del sys.modules[name]
+    sys.argv = list(luggage.argv)
     imported.install(luggage.modules)
     sys.path.append(str(_stubs(luggage, place)))
     for name in luggage.loaded:

@@ -125,6 +125,8 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "settings": _is_settings,
     "sha256": _is_text,
     "source": _is_words,
+    "folders": lambda value: isinstance(value, list) and all(map(_is_place, value)),
+    "arguments": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "execution": _is_execution,
     "warm": _is_warm,
     "track": lambda value: value is None or _is_text(value),
