@@ -28,7 +28,7 @@ from bilevel import (
 )
 from bilevel.drive import results
 from bilevel.record import checkpoints
-from bilevel.study.events import Moved, Turned
+from bilevel.study.events import Moved, Reported, Turned
 from support.stages import timed
 from support.tiny import maml
 from support.trying import (
@@ -138,7 +138,7 @@ def test_a_member_that_diverges_goes_on_from_another(tmp_path: Path) -> None:
         check_once(folder)
 
 
-def test_a_member_that_moves_at_its_very_end_shows_no_result_of_another(tmp_path: Path) -> None:
+def test_a_member_that_moves_at_its_very_end_counts_as_what_it_was(tmp_path: Path) -> None:
     """Who does not say in its configuration how long a trial is is asked to move after the last step, too."""
 
     def train(config: dict[str, float], run: Run) -> Iterator[Report]:
@@ -150,13 +150,24 @@ def test_a_member_that_moves_at_its_very_end_shows_no_result_of_another(tmp_path
     search = PBT(members=4, every=4, resample=0.0)
     study = Study(name="short", objective=train, minimize="loss", space=Space(dict, x=Uniform(0.0, 1.0)), search=search)
     folder, history = searched(tmp_path, study, slots=4)
-    moved = {event.trial for event in folder.events() if isinstance(event, Moved) and event.step == 8}
-    assert len(moved) == 1
-    for trial in history.trials.values():
-        wanted = ("stopped", True) if trial.number in moved else ("completed", False)
-        assert (trial.state, trial.objective is None) == wanted
-    found = results.search(folder)
-    assert {trial.number for trial in found.valued()} == history.trials.keys() - moved
+    last = {event.trial: event for event in folder.events() if isinstance(event, Moved) and event.step == 8}
+    assert len(last) == 1
+    assert history.ended == {"completed": 4, "stopped": 0, "failed": 0}
+    own = {event.trial: event.metrics["loss"] for event in folder.events() if isinstance(event, Reported)}
+    assert {trial.number: trial.objective for trial in history.trials.values()} == own
+    for number, event in last.items():
+        trial, track = history.trials[number], results.search(folder).tracks[number]
+        assert trial.point != event.point, "its values are those that it had trained with"
+        assert [move.step for move in track.moves] == [e.step for e in folder.events() if e in track.moves]
+        assert all(move.step < 8 for move in track.moves)
+        assert track.curve[-1].tolist() == [8, own[number]]
+    assert set(results.search(folder).history.trials) == {t.number for t in results.search(folder).valued()}
+    expected, count = fingerprint(folder), count_events(folder)
+    for number in range(count - 12, count):
+        again = fresh(tmp_path, study)
+        live(again, study, slots=4, kill_after=number)
+        assert live(again, study, slots=4).status == "completed"
+        assert fingerprint(again) == expected, f"killed after event {number} of {count}"
 
 
 def test_a_population_without_states_is_told_what_it_lacks(tmp_path: Path) -> None:

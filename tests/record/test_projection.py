@@ -11,7 +11,7 @@ import pytest
 import journals
 from bilevel.record.journal import Entry
 from bilevel.record.projection import COMPARED, LONGEST_NAME, Page, Projection, allowed, metric
-from bilevel.study.events import Asked, Begun, Ended, Event, Finished, Interrupted, Reported, Started
+from bilevel.study.events import Asked, Begun, Ended, Event, Finished, Interrupted, Moved, Reported, Started, Turned
 
 
 def taken(events: list[Event]) -> Projection:
@@ -278,3 +278,19 @@ def test_text_is_what_any_database_takes() -> None:
     page = project(*journals.beginning(), Asked(0, {"path": "\udcff"}, 1), ended)[0]
     assert page.tags["bilevel.reason"] == "broken ? and ? bytes"
     assert page.params["path"] == "?"
+
+
+def test_a_move_at_the_end_is_undone() -> None:
+    events: list[Any] = [
+        *journals.beginning(),
+        Asked(0, {"lr": 0.1}, 1, {"lr": 0.1}),
+        Asked(1, {"lr": 0.4}, 1, {"lr": 0.4}),
+        Turned(0),
+        Moved(1, 10, 0, {"lr": 0.12}, {"lr": 0.12}),
+        Ended(1, "completed", 10, 3.0, undone=True),
+    ]
+    page = project(*events)[1]
+    points = [p for p in page.points if p.name == "config/lr"]
+    assert max(points, key=lambda p: (p.step, p.milliseconds)).value == 0.4
+    assert page.tags["bilevel.moved"] == ""
+    assert [p.value for p in page.points if p.name == "objective"] == [3.0]

@@ -131,7 +131,7 @@ class Trials:
                 self._answer(attempt, [])
         elif isinstance(said.end, Completed):
             self._keep(attempt, said)
-            self._end(attempt, *returned(self._history.trials[attempt.trial], said.end))
+            self._end(attempt, *returned(said.end))
         elif isinstance(said.end, Raised):
             self._failed(attempt, said.end)
         elif said.reports and self._decisions.verdict(attempt.trial, said.reports[-1].step) == "hold":

@@ -194,6 +194,9 @@ class _Reader:
                     curve.extend((event.step, value))
             case Ended():
                 track = self.open[event.trial]
+                if event.undone and track.moves:
+                    track.moves.pop()
+                    del track.curve[-4:]
                 track.attempts = track.attempts or [Attempt("", track.asked)]
                 self._close(track.attempts, time, event.state)
                 track.ended = time

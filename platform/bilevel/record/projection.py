@@ -69,6 +69,8 @@ class _Open:
     curves: dict[str, float] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
     """The searched values that are numbers, by path."""
+    before: dict[str, float] = field(default_factory=dict)
+    """Those before its last move."""
     moves: list[str] = field(default_factory=list)
 
 
@@ -189,7 +191,8 @@ class Projection:
         self._turned(event, now)
         trial, step = event["trial"], event["step"]
         own = self._open[trial]
-        before, own.numbers = own.numbers, _numbers(event["config"], event["point"])
+        own.before = before = own.numbers
+        own.numbers = _numbers(event["config"], event["point"])
         changed = {path: value for path, value in own.numbers.items() if value != before.get(path)}
         self._chart(
             trial, {path: before[path] for path in changed if path in before}, now - 1, step
@@ -219,6 +222,9 @@ class Projection:
     def _ended(self, event: dict[str, Any], now: int) -> None:
         trial, step = event["trial"], event["step"]
         page, own = self._page(trial), self._open.pop(trial)
+        if event.get("undone"):
+            own.numbers = own.before
+            page.tags["bilevel.moved"] = text("; ".join(own.moves[:-1][-MOVES:]))
         page.status, page.since = STATUS[event["state"]], now
         page.tags["bilevel.state"] = event["state"]
         page.tags |= {f"bilevel.{name}": text(event[name]) for name in ("reason", "learned") if event.get(name)}

@@ -301,7 +301,8 @@ class Kept:
 class Ended:
     """A trial's fate: `completed`, `stopped` or `failed`; `learned` is the SHA-256 of what it learned.
 
-    `values` are those of several objectives, `violation` is by how much the result breaks the study's limits.
+    `values` are those of several objectives, `violation` is by how much the result breaks the study's limits. `undone`:
+    a member of a population ended where it had moved, without a step as what it had become; it counts as what it was.
     """
 
     trial: int
@@ -312,6 +313,7 @@ class Ended:
     learned: str | None = None
     values: Sequence[float] = ()
     violation: float = 0.0
+    undone: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from bilevel.study.events import (
 
 INHERITED = ("step", "metrics", "best", "best_step", "best_metrics")
 """What a member of a population takes over from another."""
+STAYS = ("attempts", "failures", "deaths", "worker")
+"""What it keeps of its time as another when it counts as what it was before."""
 
 
 ENDED = ("completed", "failed", "stopped")
@@ -70,6 +72,8 @@ class Trial:
     """The step from which on its configuration is this one: of a member of a population, where it last moved."""
     moved: tuple[int, int] | None = None
     """The donor and step of a checkpoint that it goes on from, until it has one of its own."""
+    before: Trial | None = None
+    """What it was before it moved, until it has gone a step as what it has become."""
 
     @property
     def group(self) -> int:
@@ -157,6 +161,7 @@ class History:
                     kept={},
                     moved=moved,
                     since=donor.step,
+                    before=trial.before or trial,
                     **inherited,
                 )
             case Ended():
@@ -164,12 +169,19 @@ class History:
                 self.ended[event.state] = self.ended.get(event.state, 0) + 1
                 fate = ("state", "step", "objective", "reason", "learned", "violation")
                 changes = {name: getattr(event, name) for name in fate}
-                return dataclasses.replace(trial, values=tuple(event.values), **changes)
+                if event.undone and trial.before is not None:  # its checkpoints have given way to the donor's
+                    stays: dict[str, Any] = {
+                        "attempts": trial.attempts,
+                        "failures": trial.failures,
+                        "worker": trial.worker,
+                    }
+                    trial = dataclasses.replace(trial.before, kept={}, **stays)
+                return dataclasses.replace(trial, values=tuple(event.values), before=None, **changes)
 
     def _reported(self, trial: Trial, event: Reported) -> Trial:
         value = event.metrics.get(self.metric)
         metrics = {**trial.metrics, **event.metrics} if trial.metrics.keys() - event.metrics.keys() else event.metrics
-        changes: dict[str, Any] = {"step": event.step, "metrics": metrics, "deaths": 0}
+        changes: dict[str, Any] = {"step": event.step, "metrics": metrics, "deaths": 0, "before": None}
         if value is not None and math.isfinite(value):
             sign = 1 if self.minimize else -1
             again = trial.best_step is not None and trial.best_step >= event.step  # a retry, and the best was not hers

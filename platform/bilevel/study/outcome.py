@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
 
 from bilevel.study.events import Completed, Ended
 from bilevel.study.history import Trial
+from bilevel.study.objective import ObjectiveTraits
 from bilevel.study.study import Study
 
 WORST = 1e9
 """The violation of a limit on a metric that is not known."""
 
 
-def returned(trial: Trial, end: Completed) -> tuple[str, str | None]:
+def returned(end: Completed) -> tuple[str, str | None]:
     """The state of a trial whose objective has returned, and why, if it is not completed."""
     if end.pruned:
         return "stopped", "it pruned itself"
-    if _untrained(trial):
-        return "stopped", "it moved at its end, and trained no further"
     return "completed", None
 
 
-def _untrained(trial: Trial) -> bool:
-    """Whether it is a member of a population whose present values were never trained with."""
-    return 0 < trial.since == trial.step
-
-
 def end(study: Study, trial: Trial, state: str, learned: str | None, reason: str | None = None) -> Ended:
-    """How a trial ends; one that never reported an objective, or one that is not finite, has failed."""
+    """How a trial ends; one that never reported an objective, or one that is not finite, has failed.
+
+    A member of a population that had moved, and ends without a step as what it became, counts as what it was before;
+    one that learns has no result, as what it had learned gave way to the donor's.
+    """
+    if trial.before is not None and state != "failed":
+        if ObjectiveTraits(study.objective).learns:
+            why = "it moved at its end, and trained no further"
+            return Ended(trial.number, "stopped", trial.step, None, reason or why, None)
+        ended = end(study, trial.before, state, None, reason)
+        return dataclasses.replace(ended, undone=True)
     metrics: Mapping[str, float] = trial.metrics
     best = study.counts == "best"
     if best:  # the others, and limits, count where the objective was found
         metrics = {**metrics, **trial.best_metrics}
     values: list[float | None] = [metrics.get(name) for name in study.objectives]
-    if state == "stopped" and _untrained(trial):  # what it shows is its donor's
-        return Ended(trial.number, state, trial.step, None, reason, learned)
     if best and trial.best is not None:
         values[0] = trial.best
     for name, value in zip(study.objectives, values, strict=True):
