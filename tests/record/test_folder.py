@@ -82,6 +82,15 @@ def test_a_name_that_is_the_beginning_of_another_is_found(tmp_path: Path) -> Non
     assert folders.find(tmp_path, "run") == short
 
 
+def test_a_studys_name_is_its_newest_run(tmp_path: Path) -> None:
+    made(tmp_path, "1-mine-1111", "2-mine-2222", "3-other-3333")
+    for name in ("1-mine-1111", "2-mine-2222"):
+        (tmp_path / name / "study.json").write_text('{"name": "mine"}')
+    (tmp_path / "3-other-3333" / "study.json").write_text("damaged")
+    assert folders.find(tmp_path, "mine").run_id == "2-mine-2222"
+    assert folders.find(tmp_path, "3").run_id == "3-other-3333"
+
+
 def test_what_is_not_found_or_not_clear_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no runs there; name the store with --store"):
         folders.find(tmp_path, "last")

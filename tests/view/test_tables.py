@@ -60,6 +60,9 @@ def test_a_table_has_as_many_values_as_there_is_room_for() -> None:
     heads = [next(line for line in said.splitlines() if "state" in line) for said in (wide, narrow)]
     assert heads[0].count("layer") > heads[1].count("layer") >= 1
     assert "…" not in next(line for line in narrow.splitlines() if "completed" in line and "27" in line)
+    left = [" ".join(said.partition("not shown: ")[2].split()) for said in (wide, narrow)]
+    rest = [int(line.partition(" and ")[2].split()[0]) + line.partition(" and ")[0].count(",") + 1 for line in left]
+    assert rest[1] - rest[0] == len(heads[0].split()) - len(heads[1].split()) > 0
 
 
 def test_a_trial_shows_what_was_tried_and_what_came_of_it() -> None:

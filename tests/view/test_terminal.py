@@ -173,7 +173,27 @@ def test_the_end_names_interval_and_front() -> None:
     assert "3 completed, 1 failed" in line
     assert "in 3 min 20 s" in line
     assert "lr=0.1 act=relu" in line
-    assert "objective 0.25 ± 0.012 over 3 seeds; 2 trials on the Pareto front" in line
+    assert "objective 0.25 ± 0.012 over 3 seeds (the leading objective); 2 trials on the Pareto front" in line
+
+
+def test_the_end_names_the_metric_and_whose_the_others_are() -> None:
+    console = seen(False, 300)
+    best = {"trial": 2, "objective": 0.25, "runs": 3, "ci95": 0.012, "config": {}}
+    document = {
+        "study": "mlp",
+        "status": "completed",
+        "seconds": 2.0,
+        "trials": {"completed": 3},
+        "episodes_per_second": 0.0,
+        "best": best,
+        "metrics": {"accuracy": 0.98},
+    }
+    console.print(terminal.results(document, {}, "loss"))
+    assert "best trial 2, loss 0.25 ± 0.012 over 3 seeds" in text(console)
+    assert "metric of trial 2 alone" in text(console)
+    alone = seen(False, 300)
+    alone.print(terminal.results({**document, "best": {"trial": 2, "objective": 0.25, "config": {}}}))
+    assert "alone" not in text(alone)
 
 
 def test_the_end_compares_with_what_is_simpler() -> None:

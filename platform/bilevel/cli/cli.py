@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         made.set_defaults(command=does or f"commands.{name}")
         if run:
-            made.add_argument("run", metavar="RUN", help="a run's id, its beginning or end, its folder, or 'last'")
+            made.add_argument(
+                "run", metavar="RUN", help="a run's id, its beginning or end, its folder, a study's name, or 'last'"
+            )
         if store:
             made.add_argument(
                 "--store", type=Path, default=Path("runs"), metavar="DIR", help="directory of runs (default: runs)"

@@ -140,8 +140,9 @@ def _on(arguments: argparse.Namespace) -> On:
 
 def _done(result: Result, arguments: argparse.Namespace) -> int:
     console = paper(error=True)
-    best = histories.replay(RunFolder(result.folder).events()).best()
-    console.print(terminal.results(result.document, None if best is None else best.point))
+    history = histories.replay(RunFolder(result.folder).events())
+    best = history.best()
+    console.print(terminal.results(result.document, None if best is None else best.point, history.metric))
     if result.status == "interrupted":
         console.print(f"resume with: bilevel resume {result.run_id} --store {arguments.store}", style="yellow")
     console.print(f"run: {result.folder}", style="dim")
@@ -174,7 +175,7 @@ def show(arguments: argparse.Namespace) -> int:
     out = _out()
     out.print(plain(folder.run_id, "bold").append(f"  {folder.path}", ""))
     best = history.best()
-    out.print(terminal.results(document, None if best is None else best.point))
+    out.print(terminal.results(document, None if best is None else best.point, history.metric))
     if len(history.trials) > 1:
         out.print(tables.search(results.search(folder)))
     else:

@@ -158,7 +158,8 @@ def _new_id(store: Path, name: str) -> str:
 
 
 def find(store: Path, run: str) -> RunFolder:
-    """The run of this id, of an unambiguous beginning or end of it, or "last"; a folder's path serves too.
+    """The run of this id, of an unambiguous beginning or end of it, or "last"; of a study's name, its newest run; a
+    folder's path serves too.
 
     Raises:
         BadInput: there is none, or more than one.
@@ -174,10 +175,21 @@ def find(store: Path, run: str) -> RunFolder:
     ]
     if len(found) == 1:
         return found[0]
+    named = [folder for folder in known if run and not exact and _study(folder) == run]
+    if named:
+        return named[-1]
     if not known:
         raise BadInput(f"{store}: no runs there; name the store with --store DIR")
     what = "no such run" if not found else f"{len(found)} runs are called so"
     raise BadInput(f"{run}: {what} in {store}; it has {', '.join(f.run_id for f in (found or known)[-5:])}")
+
+
+def _study(folder: RunFolder) -> str:
+    """The name of a run's study; empty where its document is damaged, which is said where it is read."""
+    try:
+        return str(folder.document().get("name", ""))
+    except RecordDamaged:
+        return ""
 
 
 def runs(store: Path) -> list[RunFolder]:

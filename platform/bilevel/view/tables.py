@@ -32,7 +32,7 @@ LEVELS = "▁▂▃▄▅▆▇█"
 class _Fitted:
     """A renderable that is made for the width that there is."""
 
-    def __init__(self, make: Callable[[int], Table]) -> None:
+    def __init__(self, make: Callable[[int], Group]) -> None:
         self._make = make
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -91,7 +91,7 @@ def _course(found: Search) -> Text | None:
     return line.append(f" {number(known[-1])}")
 
 
-def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Parameter], width: int) -> Table:
+def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Parameter], width: int) -> Group:
     metrics = list(found.history.objectives) if len(found.history.objectives) > 1 else [found.metric]
     fixed = ["trial", *distinct(metrics, LETTERS), "state", "step"]
     names = [*fixed, *distinct([parameter.name for parameter in parameters], LETTERS)]
@@ -103,7 +103,12 @@ def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Pa
         table.add_column(plain(names[index]), justify="left" if names[index] == "state" else "right")
     for index, line in enumerate(lines):
         table.add_row(*(plain(line[i]) for i in fit), style="bold" if index == 0 else "")
-    return table
+    left = [name for index, name in enumerate(names) if index not in fit]
+    if not left:
+        return Group(table)
+    named = ", ".join(left[:BARS]) + (f" and {len(left) - BARS} more" if len(left) > BARS else "")
+    where = "in a wider window, in the report, and of one trial by --trial N"
+    return Group(table, plain(f" not shown: {named} ({where})", style="dim"))
 
 
 def _cells(row: summary.Row) -> list[str]:

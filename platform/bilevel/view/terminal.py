@@ -226,12 +226,12 @@ def _left(progress: Progress, standing: Standing, done: float, course: float) ->
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None) -> Group:
+def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None, metric: str = "objective") -> Group:
     """The small table at the end: before and after adaptation, with 95 % intervals, beside baselines.
 
-    `point` are the searched values of the best trial.
+    `point` are the searched values of the best trial, `metric` is what it is the best by.
     """
-    parts: list[Any] = [_headline(document)]
+    parts: list[Any] = [_headline(document, metric)]
     if point:
         parts.append(plain(brief(point, 240)))
     metrics = document["metrics"]
@@ -241,14 +241,16 @@ def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None)
     if said := _normalization(metrics):
         parts.append(plain(said, "dim"))
     if not tables and metrics:
-        parts.append(_plain(metrics))
+        best = document["best"] or {}
+        alone = f"of trial {best['trial']} alone" if best.get("runs") else ""
+        parts.append(_plain(metrics, alone))
     simpler = verdict(metrics)
     if simpler is not None:
         parts.append(plain(simpler, "yellow"))
     return Group(*parts)
 
 
-def _headline(document: Mapping[str, Any]) -> Text:
+def _headline(document: Mapping[str, Any], metric: str) -> Text:
     counts = ", ".join(f"{n} {state}" for state, n in document["trials"].items() if n)
     best = document["best"]
     line = (
@@ -258,7 +260,8 @@ def _headline(document: Mapping[str, Any]) -> Text:
         line += f", {document['episodes_per_second']:.0f} episodes/s"
     if best is not None:
         half = f" ± {best['ci95']:.2g} over {best['runs']} seeds" if best.get("ci95") is not None else ""
-        line += f"; best trial {best['trial']}, objective {best['objective']:.5g}{half}"
+        line += f"; best trial {best['trial']}, {metric} {best['objective']:.5g}{half}"
+        line += " (the leading objective)" if document.get("pareto") else ""
         line += f" (its best, at step {best['step']})" if best.get("step") is not None else ""
     if document.get("pareto"):
         line += f"; {len(document['pareto'])} trials on the Pareto front"
@@ -335,9 +338,9 @@ def _value(kind: str, metrics: Mapping[str, Any], name: str, half: str) -> str:
     return f"{100 * value:.1f}{spread} %" if share else f"{value:.4g}{spread}"
 
 
-def _plain(metrics: Mapping[str, Any]) -> Table:
+def _plain(metrics: Mapping[str, Any], alone: str) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 2))
-    table.add_column("metric")
+    table.add_column(plain(f"metric {alone}".rstrip()))
     table.add_column("value", justify="right")
     for name, value in sorted(metrics.items()):
         table.add_row(plain(name), "not finite" if value is None else f"{value:.5g}")
