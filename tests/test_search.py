@@ -430,6 +430,47 @@ def test_the_feasible_come_before_the_confirmed(tmp_path: Path) -> None:
     assert incumbents(found, found.valued())[-1] == 0.3
 
 
+@pytest.mark.parametrize(
+    ("limit", "inside"),
+    [((0.4, None), [0.5, 0.9]), ((None, 0.4), [0.1, 0.3]), ((0.2, 0.6), [0.3, 0.5]), (0.4, [0.1, 0.3])],
+)
+def test_limits_have_a_lower_and_an_upper_end(limit: Any, inside: list[float], tmp_path: Path) -> None:
+    values = {"x": OneOf(0.1, 0.3, 0.5, 0.9)}
+    study = hill(
+        lambda config, run: {"loss": 1 - config.x, "size": config.x}, values=values, search=Grid(), trials=None
+    )
+    _, history = searched(tmp_path, dataclasses.replace(study, limits={"size": limit}))
+    assert sorted(t.config["x"] for t in history.trials.values() if not t.violation) == inside
+    best = history.best()
+    assert best is not None
+    assert best.config["x"] == max(inside)
+
+
+@pytest.mark.parametrize("limit", [(1.0, 0.5), (None, None), (1.0,), "1", (True, None)])
+def test_limits_that_bound_nothing_are_refused(limit: Any) -> None:
+    with pytest.raises(BadInput, match=r"limits\['size'\] is .*; it takes an upper bound, a number, or"):
+        hill(limits={"size": limit})
+
+
+def test_the_leading_objective_can_be_chosen(tmp_path: Path) -> None:
+    values = {"x": OneOf(0.1, 0.3, 0.5, 0.9)}
+    both: dict[str, Any] = {"minimize": "loss", "maximize": "size", "values": values, "search": Grid(), "trials": None}
+
+    def train(config: Hill, run: Run) -> dict[str, float]:
+        return {"loss": config.x, "size": config.x}
+
+    for lead, x in ((None, 0.1), ("loss", 0.1), ("size", 0.9)):
+        study = hill(train, lead=lead, **both)
+        assert study.metric == (lead or "loss")
+        _, history = searched(tmp_path, study)
+        best = history.best()
+        assert best is not None
+        assert best.config["x"] == x
+        assert len(history.pareto()) == 4
+    with pytest.raises(BadInput, match="lead='mass' is none of its objectives, loss, size"):
+        hill(train, lead="mass", **both)
+
+
 def test_limits_hold_where_the_best_value_was_found(tmp_path: Path) -> None:
     def train(config: Hill, run: Run) -> Iterator[Report]:
         yield Report(1, {"loss": 0.0, "cost": 100.0 * config.x})

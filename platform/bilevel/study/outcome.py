@@ -81,5 +81,5 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 
 def excess(study: Study, metrics: Mapping[str, float]) -> float:
     """By how much results break the study's limits, summed; infinite if one that is limited is not known."""
-    over = (metrics.get(name, math.nan) - bound for name, bound in study.limits.items())
-    return sum((math.inf if math.isnan(by) else max(0.0, by) for by in over), 0.0)
+    found = ((metrics.get(name, math.nan), *pair) for name, pair in study.bounds.items())
+    return sum((math.inf if math.isnan(at) else max(0.0, at - high, low - at) for at, low, high in found), 0.0)

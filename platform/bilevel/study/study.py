@@ -28,7 +28,8 @@ class Study:
         name: a short name; the MLflow experiment is called so.
         objective: `(config, run) -> reports`, a generator (or a function that calls `run.report`).
         space: where each value of the configuration comes from.
-        minimize, maximize: the metric that is the objective, or several (the first one leads).
+        minimize, maximize: the metric that is the objective, or several.
+        lead: of several objectives the one by which a trial is called the best; by default the first of `minimize`.
         seed: of all randomness; the same study and seed give the same result, bit for bit.
         trials: how many; by default 1, or 50 where values are searched (a grid: all of it). Those of a study without
             searched values differ in their seeds alone.
@@ -39,7 +40,8 @@ class Study:
         comparable: the metric means the same at every step, so that a trial stopped early is ranked by what it reached;
             by default only with value="best". Otherwise completed trials come first.
         where: a condition on a configuration; what it gives False for is refused before it is tried.
-        limits: upper bounds on reported metrics; results within them come before all others.
+        limits: bounds on reported metrics, an upper one or (lower, upper), None for either; results within them come
+            before all others.
         points: configurations to begin with, by dotted path; what they leave out starts in the middle.
         repeats: seeds that each configuration is tried with; it counts by its mean.
         confirm: seeds with which the leaders are tried again at the end; then they count by the mean of those alone.
@@ -67,6 +69,7 @@ class Study:
     space: Space
     minimize: str | Sequence[str] | None = None
     maximize: str | Sequence[str] | None = None
+    lead: str | None = None
     seed: int = 0
     trials: int | None = None
     search: Search | None = None
@@ -74,7 +77,7 @@ class Study:
     value: Literal["last", "best"] | None = None
     comparable: bool | None = None
     where: Callable[[Any], Any] | None = None
-    limits: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float | tuple[float | None, float | None]] = field(default_factory=dict)
     points: Sequence[Mapping[str, Any]] = ()
     repeats: int = 1
     confirm: int = 0
@@ -111,14 +114,21 @@ class Study:
 
     @property
     def metric(self) -> str:
-        """The metric that is the objective; of several the first."""
+        """The metric that is the objective; of several the leading one."""
         return next(iter(self.objectives))
 
     @property
     def objectives(self) -> dict[str, bool]:
-        """Name -> whether it is minimized."""
+        """Name -> whether it is minimized; the leading one first."""
         low, high = _names(self.minimize), _names(self.maximize)
-        return dict.fromkeys(low, True) | dict.fromkeys(high, False)
+        found = dict.fromkeys(low, True) | dict.fromkeys(high, False)
+        return {name: found[name] for name in sorted(found, key=lambda name: name != self.lead)}
+
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """The limits: metric -> lower and upper bound, infinite where there is none."""
+        pairs = {n: limit if isinstance(limit, tuple) else (None, limit) for n, limit in self.limits.items()}
+        return {n: (-math.inf if a is None else a, math.inf if b is None else b) for n, (a, b) in pairs.items()}
 
     @property
     def sign(self) -> int:
@@ -219,7 +229,8 @@ def _check_kinds(study: Study) -> None:
     for name, kind, wanted in (
         ("minimize", str | Sequence | None, "the name of a metric, or several"),
         ("maximize", str | Sequence | None, "the name of a metric, or several"),
-        ("limits", Mapping, "upper bounds by metric, as {'seconds': 0.05}"),
+        ("lead", str | None, "the name of an objective"),
+        ("limits", Mapping, "bounds by metric, as {'seconds': 0.05, 'accuracy': (0.9, None)}"),
         ("points", Sequence, "a list of configurations, as [{...}]"),
         ("warm_start", Sequence, "a list of runs or studies, by name"),
         ("deterministic", bool, "True or False"),
@@ -273,8 +284,17 @@ def _check_words(study: Study) -> None:
     if study.where is not None and not callable(study.where):
         raise BadInput(f"Study {study.name}: where={study.where!r}; it takes a function of the configuration")
     for metric, bound in study.limits.items():
-        if not is_number(bound):
-            raise BadInput(f"Study {study.name}: limits[{metric!r}] is {bound!r}; it takes an upper bound, a number")
+        pair = bound if isinstance(bound, tuple) else (None, bound)
+        given = [part for part in pair if part is not None]
+        if len(pair) != 2 or not given or not all(map(is_number, given)) or (len(given) == 2 and given[0] > given[1]):
+            raise BadInput(
+                f"Study {study.name}: limits[{metric!r}] is {bound!r}; it takes an upper bound, a number, or"
+                " (lower, upper) with None for either"
+            )
+    if study.lead is not None and study.lead not in study.objectives:
+        raise BadInput(
+            f"Study {study.name}: lead={study.lead!r} is none of its objectives, {', '.join(study.objectives)}"
+        )
 
 
 def _check_learned(study: Study) -> None:
