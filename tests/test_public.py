@@ -84,3 +84,11 @@ def test_nothing_is_unpickled_from_storage() -> None:
         found = forbidden.findall(path.read_text(encoding="utf-8"))
         allowed = {"pickle.loads"} if path.name in ("worker.py", "luggage.py") else set()
         assert set(found) <= allowed, path.relative_to(ROOT)
+
+
+def test_what_goes_wrong_within_is_the_cause_of_a_failed_import(tmp_path: Path) -> None:
+    """An AttributeError there would be taken for a name that `bilevel` does not have."""
+    (tmp_path / "torch.py").write_text("raise AttributeError('it is mine')")
+    words = [sys.executable, "-c", "from bilevel import run"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "ImportError: bilevel.run cannot be imported: it is mine"

@@ -113,7 +113,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bilevel' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(f"bilevel.{_HOMES[name]}"), name)
+    try:
+        value = getattr(import_module(f"bilevel.{_HOMES[name]}"), name)
+    except AttributeError as error:  # within: `from bilevel import ...` would not tell
+        raise ImportError(f"bilevel.{name} cannot be imported: {error}") from error
     globals()[name] = value
     return value
 

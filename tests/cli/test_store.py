@@ -11,7 +11,7 @@ import pytest
 
 from bilevel import Int
 from bilevel.cli import cli
-from support.tiny import finished, walking
+from support.tiny import finished, maml, walking
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,27 @@ DAMAGE = {
         "an older state of the run",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("model.json", b"{}"), ("learned.safetensors", b""), ("MANIFEST.json", b"{"), ("model.json", None)],
+)
+def test_a_damaged_model_is_said_wherever_its_run_is_shown(
+    file: str, text: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(tmp_path, maml())
+    if text is None:
+        (run.folder / "model" / file).unlink()
+    else:
+        (run.folder / "model" / file).write_bytes(text)
+    assert cli.main(["list", "--store", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["status"] == "completed"
+    assert row["problem"].startswith("this run is damaged: ")
+    assert file in row["problem"]
+    assert cli.main(["show", run.run_id, "--store", str(tmp_path)]) == 0
+    assert file in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", DAMAGE)

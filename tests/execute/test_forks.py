@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bilevel import Inline, Log, Report, Run, Space, Study, figures, run
+from bilevel.cli import cli
 from bilevel.drive.process import asked_to_leave, leaving
 from bilevel.episodes import Key
 from bilevel.execute.inline import InlineStage
@@ -78,6 +79,19 @@ def test_children_of_a_trial_end_when_they_are_told(objective: Any, loss: float)
         assert ([report.metrics["loss"] for report in reports], end) == ([loss], Completed())
 
     assert within(20.0, work) == 0
+
+
+def test_children_hear_nothing_of_the_commands_own_handler() -> None:
+    """It raises, which Python ignores while a child comes to be: one that is told to end at once would live on."""
+
+    def work() -> None:
+        signal.signal(signal.SIGTERM, cli._terminated)
+        for _ in range(20):
+            reports, end = played(terminate)
+            assert ([report.metrics["loss"] for report in reports], end) == ([-float(signal.SIGTERM)], Completed())
+        assert signal.getsignal(signal.SIGTERM) is cli._terminated
+
+    assert within(60.0, work) == 0
 
 
 def test_a_child_has_the_handlers_that_were_there_before(tmp_path: Path) -> None:

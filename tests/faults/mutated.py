@@ -30,13 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from bilevel import Inline, OneOf, Space, Uniform, figures, trees
+from bilevel import Inline, OneOf, Space, Uniform, figures, manifest, trees
 from bilevel.cli import cli
 from bilevel.drive import keeping, runs, session, sources
 from bilevel.drive.learner import Learner, load, predictions
 from bilevel.drive.samples import read_samples
 from bilevel.errors import BilevelError
-from bilevel.meta import manifest
 from bilevel.record import documents, model
 from bilevel.record.folder import RunFolder
 from bilevel.record.trial_files import TrialFiles

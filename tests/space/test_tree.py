@@ -39,6 +39,8 @@ def test_a_missing_value_is_named_with_its_cure() -> None:
     with pytest.raises(BadInput) as caught:
         Space(Mlp, lr=0.1)
     assert str(caught.value) == "Space for Mlp: 'width' has no source; give it a value, a dimension or Learned(...)"
+    with pytest.raises(BadInput, match=r"'inputs' has no source; .* \(tasks tell a network shape, ways, outputs\)"):
+        Space(lambda inputs, outputs: None)
 
 
 def test_an_unknown_field_is_named_beside_those_that_there_are() -> None:

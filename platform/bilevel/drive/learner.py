@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bilevel import trees
+from bilevel import manifest, trees
 from bilevel.drive import inputs, results, runs
 from bilevel.episodes import Batch, Episode, Scaling, keyed
 from bilevel.errors import BadInput, RecordDamaged
 from bilevel.inner.labels import settled
 from bilevel.inner.losses import Reading
 from bilevel.inner.rule import RuleTraits, classes
-from bilevel.meta import MetaTraining, manifest
+from bilevel.meta import MetaTraining
 from bilevel.meta.learned import Plan, Values
 from bilevel.meta.plan import plan
 from bilevel.record import folder as folders

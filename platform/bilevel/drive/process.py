@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, FunctionType
+from typing import Any
 
 import torch
 
@@ -50,6 +51,15 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
+def _childs(handler: Any) -> Any:
+    """What a child that a trial forks has for a handler: the one from before, but none of ours, which would only raise.
+
+    `terminate()` is to end it, at any moment.
+    """
+    ours = isinstance(handler, FunctionType) and handler.__module__.startswith("bilevel.")
+    return signal.SIG_DFL if ours else handler
+
+
 @contextmanager
 def leaving() -> Iterator[Leaving]:
     """While inside, the first SIGINT or SIGTERM asks to leave in good order, a second SIGINT at once.
@@ -62,7 +72,7 @@ def leaving() -> Iterator[Leaving]:
         return
     asked = Leaving()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    forks.in_children(before)  # `terminate()` is to end a trial's children
+    forks.in_children({number: _childs(handler) for number, handler in before.items()})
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         signal.signal(signal.SIGINT, before[signal.SIGINT])

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilevel import figures, trees
+from bilevel import figures, manifest, trees
 from bilevel import space as spaces
 from bilevel.errors import BadInput, RecordDamaged
 from bilevel.execute.trial_runner import RANDOM
-from bilevel.meta import manifest
 from bilevel.record import checkpoints, journal, model
 from bilevel.record.folder import RunFolder
 from bilevel.record.trial_files import BEST

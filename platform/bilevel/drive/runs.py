@@ -200,7 +200,7 @@ def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = Fa
     if document["file"] is None:
         if study is None:
             raise BadInput(
-                f"{folder.run_id}: begun from Python, not from a file; give resume(..., study=...) the study"
+                f"{folder.run_id}: begun from Python, not from a file, so give the study: in Python, by study=..."
             )
         source = Source(None, "", {})
     else:

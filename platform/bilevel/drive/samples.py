@@ -31,7 +31,8 @@ def read_samples(path: Path, *, labelled: bool) -> Samples:
             return _read_csv(path, labelled)
         except (ValueError, OSError, csv.Error) as error:
             raise BadInput(f"{path}: {error}") from error
-    raise BadInput(f"{path}: give an .npz with x and y, or a .csv whose last column is y")
+    what = "an .npz with x and y, or a .csv whose last column is y" if labelled else "an .npz with x, or a .csv"
+    raise BadInput(f"{path}: give {what}")
 
 
 def _read_npz(path: Path, labelled: bool) -> Samples:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from bilevel import manifest
 from bilevel.batched import Network
 from bilevel.batched.standing import persistent
 from bilevel.episodes import Key
 from bilevel.errors import BadInput, MissingData, RecordDamaged
-from bilevel.meta import manifest
 
 
 def weights(path: str, start: str, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bilevel import manifest
 from bilevel.errors import BadInput, RecordDamaged, RunLocked, StoreFailed
 from bilevel.record import documents, journal
 from bilevel.study.events import Event
@@ -75,8 +76,8 @@ class RunFolder:
         return (event for _, event in journal.events(self.journal))
 
     def problems(self) -> list[str]:
-        """What of study.json and at the journal's end is damaged, though the rest can be read."""
-        found = [journal.lost(self.journal)]
+        """What of study.json, at the journal's end and of the model is damaged, though the rest can be read."""
+        found = [journal.lost(self.journal), *manifest.faults(self.path / "model")]
         try:
             self.document()
         except RecordDamaged as error:

@@ -12,9 +12,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from bilevel import manifest
 from bilevel.episodes import Scaling
 from bilevel.errors import RecordDamaged, StoreFailed
-from bilevel.meta import manifest
 
 WITHOUT = "`show`, `report` and `resume` work without it, `adapt` does not; put a copy of it back"
 Values = dict[str, dict[str, Tensor]]

@@ -36,8 +36,10 @@ class Space:
                 raise BadInput(f"Space for {name_of(target)}: no field {name!r}; it has {', '.join(known) or 'none'}")
         for name in required:
             if name not in values and (dataclasses.is_dataclass(target) or name not in FROM_TASK):
+                told = "" if dataclasses.is_dataclass(target) else f" (tasks tell a network {', '.join(FROM_TASK)})"
                 raise BadInput(
-                    f"Space for {name_of(target)}: {name!r} has no source; give it a value, a dimension or Learned(...)"
+                    f"Space for {name_of(target)}: {name!r} has no source; give it a value, a dimension or"
+                    f" Learned(...){told}"
                 )
         hints = fits.hints(target)
         inside = {**fits.defaults(target), **values}

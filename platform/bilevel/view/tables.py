@@ -18,6 +18,7 @@ from bilevel.figures.search import Array
 from bilevel.figures.values import ordered
 from bilevel.figures.views import incumbents
 from bilevel.space.dimensions import Parameter
+from bilevel.study.history import Trial
 from bilevel.view.paper import plain
 
 LEADERS = 10  # rows of the table of the best
@@ -95,7 +96,7 @@ def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Pa
     metrics = list(found.history.objectives) if len(found.history.objectives) > 1 else [found.metric]
     fixed = ["trial", *distinct(metrics, LETTERS), "state", "step"]
     names = [*fixed, *distinct([parameter.name for parameter in parameters], LETTERS)]
-    lines = [[short(cell, 28) for cell in _cells(row)] for row in rows]
+    lines = [[short(cell, 28) for cell in _cells(row, best=found.history.value == "best")] for row in rows]
     widths = [2 + max(map(len, column)) for column in zip(names, *lines, strict=True)]
     fit = [i for i in range(len(names)) if i < len(fixed) or sum(widths[: i + 1]) <= width]
     table = Table(box=None, header_style="bold", padding=(0, 1))
@@ -111,9 +112,16 @@ def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Pa
     return Group(table, plain(f" not shown: {named} ({where})", style="dim"))
 
 
-def _cells(row: summary.Row) -> list[str]:
+def _cells(row: summary.Row, *, best: bool) -> list[str]:
     state = row.trial.state + (" (over a limit)" if row.trial.violation else "")
-    return [str(row.trial.number), *row.objectives, state, str(row.trial.step), *row.values]
+    return [str(row.trial.number), *row.objectives, state, _step(row.trial, best=best), *row.values]
+
+
+def _step(trial: Trial, *, best: bool) -> str:
+    """How far it came; before that, where its value is from, if it was on the way."""
+    return (
+        f"{trial.best_step} of {trial.step}" if best and trial.best_step not in (None, trial.step) else str(trial.step)
+    )
 
 
 def _matters(found: Importance) -> list[Any]:

@@ -44,3 +44,28 @@ def read(file: Path) -> bytes:
     if known.get(file.name) != hashlib.sha256(data).hexdigest():
         raise RecordDamaged(f"{file}: it is not what was written ({len(data)} bytes)")
     return data
+
+
+WHOLE = 1 << 20
+"""Bytes up to which a file is read by who only looks whether all is there; of larger ones the size is compared."""
+
+
+def faults(folder: Path) -> list[str]:
+    """What of a directory's files is not what was written, as far as that shows without reading large ones."""
+    found = []
+    try:
+        entries = json.loads((folder / NAME).read_bytes())["files"]
+        sizes = {str(name): int(entry["bytes"]) for name, entry in entries.items()}
+    except FileNotFoundError:  # of an earlier version, or none
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return [f"{folder / NAME}: damaged: {error}"]
+    for name, size in sizes.items():
+        try:
+            if (folder / name).stat().st_size != size:
+                found.append(f"{folder / name}: it is not what was written")
+            elif size <= WHOLE:
+                read(folder / name)
+        except (OSError, RecordDamaged) as error:
+            found.append(str(error))
+    return found
