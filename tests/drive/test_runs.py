@@ -83,6 +83,19 @@ def test_a_results_tables_hold_all_that_trials_said(tmp_path: Path) -> None:
     assert list(table["metrics.valid/loss"].notna()) == [False, True, False, True]
 
 
+def test_a_trial_is_told_its_device_and_a_missing_card_is_said(tmp_path: Path) -> None:
+    def train(config: dict[str, float], run: Run) -> dict[str, float]:
+        assert run.device == ("cuda" if torch.cuda.is_available() else "cpu")
+        return {"loss": config["x"]}
+
+    said = Said()
+    study = Study(name="card", objective=train, minimize="loss", space=Space(dict, x=1.0), gpus=1)
+    with mock.patch.object(figures, "draw", return_value={}):
+        result = run(study, on=Inline(), store=tmp_path, track="none", watch=said)
+    assert result.status == "completed"
+    assert any("gpus=1: torch finds no GPU here" in line for line in said.lines) is not torch.cuda.is_available()
+
+
 def test_a_result_gives_the_best_trials_state_and_any_others(tmp_path: Path) -> None:
     result = finished(tmp_path, dataclasses.replace(walking(steps=OneOf(2, 3, 4)), search=Grid()))
     best = int(result.best["trial"])  # type: ignore[index]

@@ -78,6 +78,8 @@ class Session:
             warm=earlier,
             window=window,
         )
+        if self.study.gpus and isinstance(self.on, Inline) and _device(self.study, self.on) == "cpu":
+            self.watch.say(f"gpus={self.study.gpus:g}: torch finds no GPU here; trials run on the CPU (run.device)")
         asking = driver.decisions.asking
         if asking.why:
             self.watch.say(f"search: {asking.search}, {asking.why}")
@@ -169,6 +171,11 @@ class Session:
         return Opened(workers, self.source.sha256, {n: _version(n) for n in names}, hardware(), _git(self.source.file))
 
 
+def _device(study: Study, on: On) -> str:
+    """The device of a trial in this process."""
+    return on.device or ("cuda" if study.gpus and torch.cuda.is_available() else "cpu")
+
+
 def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stage:
     """Where trials run: in the driver if they spread their work, else where units would.
 
@@ -177,7 +184,7 @@ def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stag
     """
     script = Script(study.objective, study.space, study.key, study.metric, study.sign > 0, copies=not study.spreads)
     if study.spreads or isinstance(on, Inline):
-        return InlineStage(script, kept, asked=asked_to_leave)
+        return InlineStage(script, kept, asked=asked_to_leave, device=_device(study, on))
     code = tuple(map(str, source.folders))
     fresh = study.isolation == "process"
     return opening.stage(on, script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)

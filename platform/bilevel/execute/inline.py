@@ -83,7 +83,13 @@ class InlineStage:
     """A `Stage` in this process: each `poll` lets every trial that may go on come to its next report."""
 
     def __init__(
-        self, script: Script, cache: dict[Any, Any], *, echo: bool = True, asked: Callable[[], bool] = never
+        self,
+        script: Script,
+        cache: dict[Any, Any],
+        *,
+        echo: bool = True,
+        asked: Callable[[], bool] = never,
+        device: str = "cpu",
     ) -> None:
         """Nothing has begun yet.
 
@@ -92,7 +98,9 @@ class InlineStage:
             cache: their `Run.cache`.
             echo: what they print is seen, too.
             asked: whether this process was asked to leave; then a trial that may never report is not waited for.
+            device: their `Run.device`.
         """
+        self._device = device
         self._script, self._cache, self._echo, self._asked = script, cache, echo, asked
         self._hosted: dict[int, tuple[int, Hosted]] = {}
         self._turns: deque[tuple[int, Any]] = deque()
@@ -112,7 +120,7 @@ class InlineStage:
         """Make the trial ready; it begins when it is polled for."""
         self._news.append(Placed(order.trial, order.attempt, "driver"))
         try:
-            hosted = self._script.host(order, self._cache, echo=self._echo, asked=self._asked)
+            hosted = self._script.host(order, self._cache, echo=self._echo, asked=self._asked, device=self._device)
         except BilevelError as error:
             if not order.point:
                 raise

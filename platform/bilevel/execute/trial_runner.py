@@ -54,6 +54,7 @@ class Script:
         echo: bool = False,
         alone: bool = False,
         asked: Callable[[], bool] = never,
+        device: str = "cpu",
     ) -> Hosted:
         """An attempt, ready to begin; see `Hosted`."""
         with _seeded(order.seed, alone=alone):  # a configuration may be a network
@@ -61,7 +62,7 @@ class Script:
         if self.space.target is dict:
             config = {**order.point, **config}  # values that the objective is going to ask for by itself
         state = None if order.state is None else {n: part for n, part in order.state.items() if n != RANDOM}
-        run = Run(order.seed, order.trial, self.key, state, None, cache, self.metric, self.minimize)
+        run = Run(order.seed, order.trial, self.key, state, None, cache, self.metric, self.minimize, device)
         hosted = Hosted(
             self.objective,
             config,

@@ -209,7 +209,7 @@ class BilevelWorker:
             if self._spoiled:
                 return Spoiled()
             self._settings.apply()
-            self._trial = _Playing(self._kept[key], order, self._cache)
+            self._trial = _Playing(self._kept[key], order, self._cache, str(self._device))
         if self._trial is None:
             return Spoiled() if self._spoiled else Missing()
         try:
@@ -244,7 +244,7 @@ class BilevelWorker:
 class _Playing:
     """A trial on this worker, and when its state was last wanted."""
 
-    def __init__(self, script: Script, order: Order, cache: dict[Any, Any]) -> None:
+    def __init__(self, script: Script, order: Order, cache: dict[Any, Any], device: str) -> None:
         self._order = order
         self._minimize = script.minimize
         self._metric = script.metric
@@ -254,7 +254,8 @@ class _Playing:
         self._failed: Raised | None = None
         try:
             state = None if order.state is None else trees.unpack(order.state)
-            self._hosted: Hosted | None = script.host(dataclasses.replace(order, state=state), cache, alone=True)
+            order = dataclasses.replace(order, state=state)
+            self._hosted: Hosted | None = script.host(order, cache, alone=True, device=device)
         except BaseException as error:  # noqa: BLE001 the user's configuration refuses these values
             self._hosted, self._failed = None, raised(error)
 

@@ -377,6 +377,8 @@ class Run:
     metric: str = ""
     """What the study looks for; of several objectives the first."""
     minimize: bool = True
+    device: str = "cpu"
+    """The trial's torch device: "cuda" where its worker has a GPU, else what `device=` names, or the CPU."""
 
     def report(self, step: int, metrics: Metrics, state: Tree | None = None) -> bool:
         """For code built on callbacks: the same as yielding `Report`. True: stop now."""
