@@ -127,7 +127,7 @@ def test_the_commands_work(capsys: pytest.CaptureFixture[str]) -> None:
         if not line.startswith("bilevel"):
             continue
         words = shlex.split(line)[1:]
-        parsed = cli._parser().parse_args(words)
+        parsed = cli.parsed(words)
         if words[0] == "ui" or "--address" in words:
             continue
         assert cli.main(small(words)) == 0, (line, capsys.readouterr().err)
@@ -156,7 +156,7 @@ def test_commands_in_the_text_exist(line: str) -> None:
         return
     if len(words) == 1 and words[0] in ("resume", "sync", "show"):
         words.append("last")
-    assert cli._parser().parse_args(words).command is not None
+    assert cli.parsed(words).command is not None
 
 
 def test_names_in_the_text_exist() -> None:

@@ -5,6 +5,7 @@ what is looked for; `run` does it. Tasks are in `bilevel.tasks`, inner rules in 
 `bilevel.nets`, what a task of one's own is made of in `bilevel.episodes`, rules that stop trials in `bilevel.stop`.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,20 @@ def __getattr__(name: str) -> Any:
     except AttributeError as error:  # within: `from bilevel import ...` would not tell
         raise ImportError(f"bilevel.{name} cannot be imported: {error}") from error
     globals()[name] = value
+    if name in ("run", "resume"):
+        _look_on()
     return value
+
+
+def _look_on() -> None:
+    """In a notebook, who runs a study sees it at work."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if shell is not None and "kernel" in shell.trait_names():
+        from bilevel.drive import progress
+        from bilevel.view import notebook
+
+        progress.default = notebook.watch
 
 
 def __dir__() -> list[str]:

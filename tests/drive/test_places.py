@@ -119,7 +119,9 @@ def test_a_module_that_is_not_there_is_said(
 def test_what_follows_two_dashes_is_for_a_study_alone(capsys: pytest.CaptureFixture[str]) -> None:
     from bilevel.cli import cli
 
-    assert cli.main(["list", "--", "--shift", "1"]) == 2
+    with pytest.raises(SystemExit) as left:
+        cli.main(["list", "--", "--shift", "1"])
+    assert left.value.code == 2
     assert "they go with `bilevel run`" in capsys.readouterr().err
 
 

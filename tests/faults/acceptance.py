@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from bilevel import Inline, figures  # noqa: E402
-from bilevel.drive import runs, sources  # noqa: E402
+from bilevel.drive import progress, runs, sources  # noqa: E402
 from bilevel.record import tracking  # noqa: E402
 from programs import TINY, metric_steps, run_folder  # noqa: E402
 from support import storms  # noqa: E402
@@ -149,7 +149,7 @@ def tracker(steps: int, seed: int) -> int:
     return failed
 
 
-class Striker(runs.Quiet):
+class Striker(progress.Quiet):
     """Strikes the server when the run has reached a step."""
 
     def __init__(self, process: subprocess.Popen[bytes] | None, number: int | None, at: int) -> None:

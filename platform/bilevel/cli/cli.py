@@ -40,12 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold what no encoding has
             stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if argv is None else argv)
-    own = words.index("--") if "--" in words else len(words)
-    arguments = _parser().parse_args(words[:own])
-    if words[own:] and arguments.command != "commands.run":
-        return _fail("-- and what follows it are arguments of a study's own; they go with `bilevel run`", 2)
-    arguments.own = words[own + 1 :]
+    arguments = parsed(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = lambda message, *_args, **_kw: f"bilevel: {message}\n"
     try:
         module, _, function = arguments.command.partition(".")  # a word of help needs none of what a command needs
@@ -60,6 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
+
+
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """What the words of a command mean; those behind `--` are a study's own."""
+    words = list(words)
+    end = words.index("--") if "--" in words else len(words)
+    parser = _parser()
+    arguments = parser.parse_args(words[:end])
+    if words[end:] and arguments.command != "commands.run":
+        parser.error("-- and what follows it are arguments of a study's own; they go with `bilevel run`")
+    arguments.own = words[end + 1 :]
+    return arguments
 
 
 def _terminated(*_: object) -> NoReturn:

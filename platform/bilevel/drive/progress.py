@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +59,21 @@ class Watch(Protocol):
     def say(self, text: str) -> None:
         """Something that the user should know, once."""
         ...
+
+
+class Quiet:
+    """A watch that says what must be said on standard error, and nothing else."""
+
+    def progress(self, progress: Progress) -> None:
+        """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        sys.stderr.write(f"bilevel: {text}\n")
+
+
+default: Callable[[], Watch] = Quiet
+"""Who looks on where nobody is named; in a notebook another one, put here from above."""
 
 
 class Board:

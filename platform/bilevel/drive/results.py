@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bilevel import figures, manifest, trees
 from bilevel import space as spaces
+from bilevel.drive import pictures
 from bilevel.errors import BadInput, RecordDamaged
 from bilevel.execute.trial_runner import RANDOM
 from bilevel.record import checkpoints, journal, model
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """How a run stands; `document` is what `run --json` prints."""
 
@@ -43,6 +44,24 @@ class Result:
     def status(self) -> str:
         """completed, stopped, failed or interrupted."""
         return str(self.document["status"])
+
+    def __repr__(self) -> str:
+        return f"<Result {self.run_id}: {self._line()}>"
+
+    def _repr_html_(self) -> str:
+        return pictures.table(self.document, self._line())
+
+    def _line(self) -> str:
+        folder = RunFolder(self.folder)
+        began = journal.started(folder.journal)
+        study = "" if folder.document().get("file") else ", study=..."
+        again = f"resume({self.run_id!r}{study})"
+        return pictures.line(self.document, "objective" if began is None else began.metric, again)
+
+    @property
+    def figures(self) -> pictures.Figures:
+        """Those that were drawn at the end, by name; a notebook shows them."""
+        return pictures.Figures(self.folder / "figures")
 
     @property
     def best(self) -> Mapping[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 import typing
 import warnings
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 
 from bilevel import space as spaces
-from bilevel.drive import data, results, sources, warm
+from bilevel.drive import data, progress, results, sources, warm
 from bilevel.drive.process import leaving
-from bilevel.drive.progress import Progress, Watch
+from bilevel.drive.progress import Watch
 from bilevel.drive.results import Result
 from bilevel.drive.session import Session, stage_of
 from bilevel.drive.sources import Source
@@ -38,17 +37,6 @@ from bilevel.study.events import Asked, Run, Stage
 from bilevel.study.history import ENDED
 from bilevel.study.objective import ObjectiveTraits
 from bilevel.study.study import Study
-
-
-class Quiet:
-    """A watch that says what must be said on standard error, and nothing else."""
-
-    def progress(self, progress: Progress) -> None:
-        """Shows nothing."""
-
-    def say(self, text: str) -> None:
-        """A line on standard error."""
-        sys.stderr.write(f"bilevel: {text}\n")
 
 
 def run(
@@ -81,7 +69,7 @@ def run(
     Raises:
         BadInput: the study cannot work; nothing was begun.
     """
-    watch = watch or Quiet()
+    named, watch = watch, watch or progress.default()
     store = Path(store)
     uri = uri_of(tracking.restore(track), store)
     tracking.check_uri(uri)
@@ -117,13 +105,13 @@ def run(
                 found = Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage, writer).work()
         finally:
             stage.close()
-    return _compared(found, watch)
+    return found if named else _compared(found, watch)
 
 
 def _compared(found: Result, watch: Watch) -> Result:
-    """The result; where nothing is shown of it and something simpler is better, that is said."""
+    """The result; where something simpler is better, that is said."""
     simpler = verdict(found.metrics)
-    if simpler is not None and isinstance(watch, Quiet):
+    if simpler is not None:
         watch.say(simpler)
     return found
 
@@ -156,7 +144,7 @@ def resume(
     Raises:
         BadInput: no such run; StudyChanged: the file changed; RunLocked: another driver is at work on it.
     """
-    watch = watch or Quiet()
+    named, watch = watch, watch or progress.default()
     store = Path(store)
     folder = folders.find(store, run)
     document = folder.document()
@@ -186,7 +174,8 @@ def resume(
         _check_window(folder, slots)
         if more:
             study = _extend(folder, study, more)
-        return _compared(Session(study, folder, on, uri, watch, None, slots, source, kept).work(), watch)
+        found = Session(study, folder, on, uri, watch, None, slots, source, kept).work()
+    return found if named else _compared(found, watch)
 
 
 def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = False) -> tuple[Study, Source]:

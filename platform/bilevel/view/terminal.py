@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,24 +28,31 @@ LINE = 240  # characters of what is said of a trial
 WINDOW = 30.0  # seconds over which a pace is measured
 
 
+class Panel(Protocol):
+    """What shows one thing, and then another in its place."""
+
+    def update(self, shown: RenderableType, /) -> None:
+        """Show this."""
+        ...
+
+
 class Screen:
     """A watch for people: a live panel on a terminal, a line now and then elsewhere; all of it on standard error."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, live: Panel | None = None) -> None:
         self.console = console or paper(error=True)
-        self._live: Live | None = None
+        self._live: Panel | None = live
         self._line_at = -math.inf
         self._rate = _Rate()
         self._manned = False
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
-            self._live.__enter__()
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True).__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live is not None:
+        if isinstance(self._live, Live):
             self._live.__exit__(None, None, None)
             self._live = None
 
