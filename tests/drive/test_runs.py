@@ -215,9 +215,7 @@ def test_a_changed_study_is_refused_until_it_is_taken_on_purpose(interrupted: Pa
 
 
 def test_without_a_file_the_study_must_be_given(interrupted: Path) -> None:
-    with pytest.raises(
-        BadInput, match=r"begun from Python, not from a file, so give the study: in Python, by study=\.\.\."
-    ):
+    with pytest.raises(BadInput, match=r"not from a file, so give the study: in Python, by study=\.\.\."):
         resume(str(interrupted), on=Inline(), track="none")
 
 
