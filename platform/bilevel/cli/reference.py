@@ -22,6 +22,7 @@ ROOMS = {
     "bilevel.inner": "rules that adapt a model to a task",
     "bilevel.nets": "small networks",
     "bilevel.episodes": "what a task of one's own is made of",
+    "bilevel.callbacks": "how trainings in other libraries report",
     "bilevel.stop": "rules that stop trials",
     "bilevel.space.conversion": "spaces from and to other tools, and JSON",
     "bilevel.execute.tuner": "our searches in a Tuner of one's own",
