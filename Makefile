@@ -34,7 +34,7 @@ test: .venv/programs ## format, lint, types, floors, and the tests (under 15 min
 	$(BIN)/pytest -m 'not slow' --ignore=tests/execute/test_forks.py $(TWO)
 
 test-slow: .venv/programs ## the tests that take longest: drivers, workers and clusters are killed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(TWO)
 
 check: .venv/ready ## format, lint, strict types, import floors
 	$(BIN)/ruff format --check platform search_spaces tests

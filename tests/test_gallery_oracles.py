@@ -87,10 +87,13 @@ def test_a_member_that_moved_trains_with_its_own_rate_though_the_optimiser_is_th
         assert moved
         for trial in trials(result):
             idle = moved.get(trial.number) == epochs
-            assert (trial.state == "stopped") == idle
+            assert trial.state == "completed"
             state = results.final_state(RunFolder(result.folder), trial)
-            assert state is not None
-            assert ([group["lr"] for group in state["adam"]["param_groups"]] == [trial.config["lr"]]) != idle
+            if idle:  # it counts as what it was; the weights that it took over are not its own
+                assert state is None
+            else:
+                assert state is not None
+                assert [group["lr"] for group in state["adam"]["param_groups"]] == [trial.config["lr"]]
 
 
 # -- a choice of spaces: `optimizer_choice` ----------------------------------------------------------------------------

@@ -959,6 +959,7 @@ def test_an_earlier_run_that_cannot_be_compared_is_refused(tmp_path: Path) -> No
 # -- size --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_thousand_trials_leave_little_in_memory(tmp_path: Path) -> None:
     def tiny(config: Hill, run: Run) -> float:
         return config.x

@@ -160,6 +160,7 @@ def test_an_objective_that_spreads_its_work_runs_as_on_ray(tmp_path: Path) -> No
 # -- what befalls it ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "killed"
 
@@ -194,6 +195,7 @@ def test_a_stopped_process_is_found_and_replaced(tmp_path: Path, monkeypatch: py
     assert [b.why for b in events(result, Begun)] == ["", "lost"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_fails_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def fragile(config: Net, run: Run) -> Iterator[Report]:
         sys.stdout.write(f"trial {run.trial} speaks\n")

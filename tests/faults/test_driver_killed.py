@@ -99,9 +99,10 @@ def test_a_driver_killed_at_any_step_of_writing_a_checkpoint_resumes(started: Pr
         assert resumed.document["fingerprint"] == expected, f"killed before {touched[number - 1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [("state.safetensors", "truncated"), pytest.param("MANIFEST.json", "flipped", marks=pytest.mark.slow)],
+    [("state.safetensors", "truncated"), ("MANIFEST.json", "flipped")],
 )
 def test_of_a_damaged_checkpoint_an_older_one_is_used(started: Programs, name: str, damage: str) -> None:
     chance = random.Random(SEED)
