@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dis
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
@@ -19,7 +20,7 @@ UNKEYED = frozenset(
      "perf_counter", "monotonic", "getpid", "default_rng", "Generator", "RandomState")
 )  # fmt: skip
 """Names of what gives other numbers each time, or makes a generator; looked for where a module's passes differ."""
-BY_PROCESS = frozenset(("hash", "getpid", "gethostname"))
+BY_PROCESS = frozenset(("getpid", "gethostname"))
 """Names of what gives one number in a process and another in the next, which no pass can show."""
 
 
@@ -52,16 +53,31 @@ def held(module: nn.Module) -> list[Held]:
     return list(found.values())
 
 
-def suspects(module: nn.Module, wanted: frozenset[str], *, but: tuple[str, ...] = ()) -> list[str]:
-    """Which of the `wanted` names the code of the user's parts holds, outside of the methods `but`."""
-    names: dict[str, None] = {}
+def suspects(module: nn.Module) -> list[str]:
+    """Names in the code of the user's parts that stand for numbers which no key decides."""
+    return _found(module, lambda function: UNKEYED.intersection(_names(function.__code__)), but=("__init__",))
+
+
+def by_process(module: nn.Module) -> list[str]:
+    """Names in the code of the user's parts that stand for what is the same in one process, and not in the next."""
+    return _found(module, _by_process, but=("__hash__", "__eq__"))
+
+
+def _found(module: nn.Module, look: Callable[[FunctionType], Iterable[str]], *, but: tuple[str, ...]) -> list[str]:
+    found: dict[str, None] = {}
     for part in module.modules():
         if not is_library(type(part)):
             for function in _methods(type(part)):
                 if function.__name__ not in but:
-                    named = wanted.intersection(_names(function.__code__))
-                    names |= {f"{type(part).__name__} names {name}": None for name in sorted(named)}
-    return list(names)
+                    found |= {f"{type(part).__name__} names {name}": None for name in sorted(look(function))}
+    return list(found)
+
+
+def _by_process(function: FunctionType) -> set[str]:
+    """Of a method: Python's own `hash`, not one of the user's, and names of the process and of its machine."""
+    loads = (i for code in _codes(function.__code__) for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL")
+    own = {"hash"} if any(i.argval == "hash" for i in loads) and "hash" not in function.__globals__ else set()
+    return own | BY_PROCESS.intersection(_names(function.__code__))
 
 
 def is_library(kind: type) -> bool:
@@ -121,7 +137,13 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+    for one in _codes(code):
+        yield from one.co_names
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of what is defined within."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from _codes(constant)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel.batched.copies import duplicate
-from bilevel.batched.generators import BY_PROCESS, UNKEYED, suspects
+from bilevel.batched.generators import by_process, suspects
 from bilevel.batched.network import Network
 from bilevel.episodes import Key, guarded, keyed
 
@@ -100,7 +100,7 @@ def _changes(seen: dict[str, Any], remembers: bool) -> list[str]:
 
 
 def _why(module: nn.Module) -> str:
-    named = suspects(module, UNKEYED, but=("__init__",))
+    named = suspects(module)
     by = f" ({'; '.join(named)})" if named else ""
     return (
         f"two passes on the same inputs under the same key differ{by}: the same bits cannot be promised, nor can an "
@@ -110,7 +110,7 @@ def _why(module: nn.Module) -> str:
 
 def _elsewhere(module: nn.Module) -> str:
     """What may differ from process to process, though it is the same within one."""
-    named = suspects(module, BY_PROCESS, but=("__hash__", "__eq__"))
+    named = by_process(module)
     if not named:
         return ""
     return (

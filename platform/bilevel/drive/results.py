@@ -54,7 +54,10 @@ class Result:
     def _line(self) -> str:
         folder = RunFolder(self.folder)
         began = journal.started(folder.journal)
-        study = "" if folder.document().get("file") else ", study=..."
+        try:
+            study = "" if folder.document().get("file") else ", study=..."
+        except RecordDamaged:  # said where it is read
+            study = ""
         again = f"resume({self.run_id!r}{study})"
         return pictures.line(self.document, "objective" if began is None else began.metric, again)
 
