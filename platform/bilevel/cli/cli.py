@@ -160,11 +160,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--track", metavar="URI", help="a tracking server to try")
     about = command(
         "help",
-        "explain a command, a public name, or the words of Optuna and Ray Tune",
+        "explain a command, a public name, or the words of Optuna, Ray Tune and W&B",
         does="commands.explain",
         store=False,
     )
-    about.add_argument("topic", nargs="?", metavar="TOPIC", help="a command, TPE, tasks.Grouped, optuna, ray-tune, ...")
+    about.add_argument(
+        "topic", nargs="?", metavar="TOPIC", help="a command, TPE, tasks.Grouped, optuna, ray-tune, wandb, ..."
+    )
     about.set_defaults(describe=lambda topic: words.choices[topic].format_help() if topic in words.choices else None)
     return parser
 
