@@ -108,7 +108,7 @@ def reach(store: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [SEED])
+@pytest.mark.parametrize("seed", [SEED], ids=["chance"])
 def test_workers_killed_and_frozen_change_no_bit(tmp_path: Path, drivers: list[Driver], seed: int) -> None:
     chance, steps = random.Random(seed), 120 * (KILLS + FREEZES)
     (tmp_path / "tiny.py").write_text(TINY)

@@ -38,7 +38,7 @@ def place(tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [SEED])
+@pytest.mark.parametrize("seed", [SEED], ids=["chance"])
 def test_drivers_and_workers_killed_lose_nothing_and_change_nothing(place: Home, seed: int) -> None:
     """One slot: the fingerprint is that of an undisturbed run in one process."""
     chance = random.Random(seed)
