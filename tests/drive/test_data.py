@@ -14,7 +14,7 @@ import pytest
 from bilevel import Int, Space, load
 from bilevel.drive import data, runs
 from bilevel.episodes import Episode, Key, Split
-from bilevel.errors import MissingData
+from bilevel.errors import MissingData, RecordDamaged
 from bilevel.record.folder import RunFolder
 from bilevel.study.study import Study
 from bilevel.tasks import Grouped, Sinusoid
@@ -89,3 +89,21 @@ def test_data_that_are_not_there_are_missing_as_before() -> None:
     lost = dataclasses.replace(grouped(), space=maml(tasks=Grouped("lost.csv", task="a", y="b")).space)
     with pytest.raises(MissingData, match=r"lost\.csv"):
         data.digests(lost)
+
+
+@pytest.mark.parametrize("data_", [5, True, 0.5, ["tasks"], {"tasks": 3}])
+def test_a_record_of_no_hashes_is_damaged(data_: object, tmp_path: Path) -> None:
+    folder = RunFolder(finished(tmp_path, grouped(), seconds=-1.0).folder)
+    (folder.path / "study.json").write_text(json.dumps({**folder.document(), "data": data_}))
+    with pytest.raises(RecordDamaged, match=r"data is .*, which it cannot be"):
+        folder.document()
+
+
+@pytest.mark.parametrize("trial", [-1, 0.5, True, "0"])
+def test_a_model_of_no_trial_is_damaged(trial: object, tmp_path: Path) -> None:
+    result = finished(tmp_path, maml())
+    home = result.folder / "model"
+    (home / "MANIFEST.json").unlink()
+    (home / "model.json").write_text(json.dumps({**json.loads((home / "model.json").read_text()), "trial": trial}))
+    with pytest.raises(RecordDamaged, match="trial is a whole number from 0 on"):
+        load(result.run_id, store=tmp_path, study=maml())

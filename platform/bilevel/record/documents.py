@@ -129,5 +129,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "arguments": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "execution": _is_execution,
     "warm": _is_warm,
+    "data": _is_words,
     "track": lambda value: value is None or _is_text(value),
 }

@@ -59,8 +59,9 @@ def read(folder: Path) -> tuple[Values, dict[str, Any], Scaling | None]:
         document: dict[str, Any] = json.loads(manifest.read(folder / "model.json"))
         tensors = safetensors.torch.load(manifest.read(folder / "learned.safetensors"))
         scaling = _scaling(document.pop("scaling", None))
-        if not isinstance(document.get("point", {}), dict) or type(document.get("trial", 0)) is not int:
-            raise ValueError("model.json: trial is a whole number, and point an object")
+        trial = document.get("trial", 0)
+        if not isinstance(document.get("point", {}), dict) or type(trial) is not int or trial < 0:
+            raise ValueError("model.json: trial is a whole number from 0 on, and point an object")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise RecordDamaged(f"{folder}: no learned model can be read there: {error}; {WITHOUT}") from error
     except RecordDamaged as error:
