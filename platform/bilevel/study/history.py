@@ -170,11 +170,7 @@ class History:
                 fate = ("state", "step", "objective", "reason", "learned", "violation")
                 changes = {name: getattr(event, name) for name in fate}
                 if event.undone and trial.before is not None:  # its checkpoints have given way to the donor's
-                    stays: dict[str, Any] = {
-                        "attempts": trial.attempts,
-                        "failures": trial.failures,
-                        "worker": trial.worker,
-                    }
+                    stays = {name: getattr(trial, name) for name in STAYS}
                     trial = dataclasses.replace(trial.before, kept={}, **stays)
                 return dataclasses.replace(trial, values=tuple(event.values), before=None, **changes)
 
