@@ -27,10 +27,12 @@ EXAMPLES = """examples:
   bilevel extend last --trials 50                             50 trials more, with all that was learned so far
   bilevel show last --trial 7                                 what one trial did and printed
   bilevel report last                                         the search as one HTML page
+  bilevel watch last                                          the same while it runs, as a page that follows it
   bilevel adapt last --support mine.npz --query new.npz       use what was learned on a task of your own
   bilevel ui                                                  look at everything in the MLflow dashboard
   bilevel help TPE                                            what a name of the library means; alone: all names
 """
+RUN = "a run's id, its beginning or end, its folder, a study's name, or 'last'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,9 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         made.set_defaults(command=does or f"commands.{name}")
         if run:
-            made.add_argument(
-                "run", metavar="RUN", help="a run's id, its beginning or end, its folder, a study's name, or 'last'"
-            )
+            made.add_argument("run", metavar="RUN", help=RUN)
         if store:
             made.add_argument(
                 "--store", type=Path, default=Path("runs"), metavar="DIR", help="directory of runs (default: runs)"
@@ -133,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--trial", type=int, metavar="N", help="this trial: configuration, course, output")
     report = command("report", "write one HTML page of a run, to keep or to send", run=True)
     report.add_argument("--output", type=Path, metavar="FILE", help="where to (default: in the run's folder)")
+    watch = command(
+        "watch", "follow runs at work, or look at ended ones, on one page of this machine", does="watch.watch"
+    )
+    watch.add_argument("runs", metavar="RUN", nargs="+", help=f"{RUN}; several stand side by side")
+    watch.add_argument("--port", type=int, metavar="N", help="on 127.0.0.1 (default: 5001, or any that is free)")
     adapt = command("adapt", "adapt what a run learned to your own task; predictions as CSV", run=True)
     adapt.add_argument(
         "--support", type=Path, required=True, metavar="FILE", help=".npz with x, y, or .csv ending in y"

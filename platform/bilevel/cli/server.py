@@ -19,30 +19,30 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
     A server starts processes of its own, which hold its port: all are in one group, and end together.
     """
-    with _told() as told:
+    with told() as signals:
         server = subprocess.Popen(command, env=environment, process_group=0)
         try:
-            while server.poll() is None and not told:
+            while server.poll() is None and not signals:
                 time.sleep(LOOK_EVERY)
         finally:
             _end(server)
-    return 0 if told else server.returncode
+    return 0 if signals else server.returncode
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[list[int]]:
-    """The signals to end that have come; none of them ends this process while it ends its server."""
-    told: list[int] = []
+def told() -> Iterator[list[int]]:
+    """The signals to end that have come; none of them ends this process meanwhile."""
+    came: list[int] = []
 
     def take(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        told.append(number)
+        came.append(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if number != signal.SIGHUP or handler != signal.SIG_IGN:  # `nohup` is meant
             signal.signal(number, take)
     try:
-        yield told
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

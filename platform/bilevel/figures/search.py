@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bilevel.figures import inferred
 from bilevel.space.dimensions import Parameter
 from bilevel.study.events import Asked, Begun, Ended, Event, Fault, Finished, Moved, Opened, Reported, Started
-from bilevel.study.history import History, Trial
+from bilevel.study.history import History, Trial, copy
 
 Array = NDArray[np.float64]
 
@@ -132,15 +132,10 @@ def search_history(entries: Iterable[tuple[float, Event]], parameters: Sequence[
         parameters: those of the study's space; what is not among them (a run whose study is gone, values that were
             found by running) is guessed from what was tried.
     """
-    reader = _Reader()
+    reader = Reader()
     for time, event in entries:
         reader.take(time, event)
-    known = tuple(parameters or ())
-    names = {parameter.name for parameter in known}
-    points = [trial.point for trial in reader.history.trials.values()]
-    log = reader.started.log if reader.started is not None else ()
-    rest = tuple(p for p in inferred.parameters(points, log) if p.name not in names)
-    return reader.search(known + rest)
+    return reader.search(parameters)
 
 
 @dataclass
@@ -155,7 +150,9 @@ class _Open:
     curve: array[float] = field(default_factory=lambda: array("d"))
 
 
-class _Reader:
+class Reader:
+    """A search that is told event by event, and can be had at any time."""
+
     def __init__(self) -> None:
         self.history = History()
         self.open: dict[int, _Open] = {}
@@ -165,6 +162,7 @@ class _Reader:
         self.faults: dict[str, int] = {}
 
     def take(self, time: float, event: Event) -> None:
+        """One more event, and its unix time [s]."""
         if not isinstance(event, Finished):  # figures are drawn before it
             self._session(time, isinstance(event, Opened) and self.opened is not None)
         self.history.take(event)
@@ -219,7 +217,13 @@ class _Reader:
             time = max(last.began, ends[-1] if ends else last.began)
         attempts[-1] = Attempt(last.worker, last.began, time, last.step, fate)
 
-    def search(self, parameters: tuple[Parameter, ...]) -> Search:
+    def search(self, parameters: Sequence[Parameter] | None = None) -> Search:
+        """The search as it stands; what is taken later does not change it."""
+        known = tuple(parameters or ())
+        names = {parameter.name for parameter in known}
+        points = [trial.point for trial in self.history.trials.values()]
+        log = self.started.log if self.started is not None else ()
+        rest = tuple(p for p in inferred.parameters(points, log) if p.name not in names)
         tracks = {
             number: Track(
                 track.asked,
@@ -231,7 +235,9 @@ class _Reader:
             )
             for number, track in self.open.items()
         }
-        return Search(self.history, parameters, tracks, tuple(self.sessions), self.started, self.opened, self.faults)
+        history = copy(self.history)
+        sessions, faults = tuple(self.sessions), dict(self.faults)
+        return Search(history, known + rest, tracks, sessions, self.started, self.opened, faults)
 
 
 def _finite(value: float | None) -> bool:

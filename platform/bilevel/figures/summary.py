@@ -67,8 +67,13 @@ def counts(search: Search) -> Mapping[str, int]:
 
 def failures(search: Search) -> list[Failure]:
     """Why trials failed, the most frequent reason first."""
+    return grouped(search.trials)
+
+
+def grouped(trials: Sequence[Trial]) -> list[Failure]:
+    """Of these trials, why those failed that did."""
     groups: dict[str, list[Trial]] = {}
-    for trial in search.trials:
+    for trial in trials:
         if trial.state == "failed":
             groups.setdefault(_DIGITS.sub("#", trial.reason or "no reason recorded"), []).append(trial)
     found = [Failure(g[0].reason or "no reason recorded", tuple(t.number for t in g)) for g in groups.values()]

@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class RunFolder:
             ) from error
         try:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(fd)
             except OSError as error:
                 holder = os.pread(fd, 64, 0).decode(errors="replace").strip() or "unknown"
                 raise RunLocked(f"{self.run_id}: another driver (process {holder}) is at work on this run") from error
@@ -125,6 +126,18 @@ class RunFolder:
         finally:
             os.close(fd)
         return False
+
+
+def _lock(fd: int) -> None:
+    """Take a lock; who only looks whether a run is driven, as `watch` does every few seconds, holds it for a moment."""
+    for _ in range(5):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        else:
+            return
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def create(store: Path, name: str, document: Mapping[str, Any]) -> RunFolder:

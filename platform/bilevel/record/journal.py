@@ -181,6 +181,8 @@ def read(path: Path, offset: int = 0) -> Iterator[Entry]:
             entry = None if torn is not None else _parse(line, offset)
             if torn is None and entry is None:
                 torn = start
+                if not line.endswith(b"\n"):  # its driver is writing it: what is there by now begins in its middle
+                    break
                 continue
             if entry is None or (expected is not None and entry.n != expected):
                 raise RecordDamaged(_broken(path, start if torn is None else torn, expected, entry))

@@ -275,11 +275,16 @@ class History:
 
 def fold(history: History, event: Event) -> History:
     """The history after one more event; the given one stays as it is."""
-    after = dataclasses.replace(
-        history, trials=dict(history.trials), running=dict(history.running), ended=dict(history.ended)
-    )
+    after = copy(history)
     after.take(event)
     return after
+
+
+def copy(history: History) -> History:
+    """The same, which events that the other one takes do not change."""
+    return dataclasses.replace(
+        history, trials=dict(history.trials), running=dict(history.running), ended=dict(history.ended)
+    )
 
 
 def replay(events: Iterable[Event]) -> History:
