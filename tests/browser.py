@@ -21,8 +21,10 @@ from dashboard import FLAGS
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 WIDE = """(() => { const e = document.documentElement; return [e.scrollWidth, innerWidth,
   [...document.querySelectorAll("main *, #trial *")].filter(n => !n.closest("svg, .js-plotly-plot, .wide, #nav")
-    && n.getClientRects().length && n.getBoundingClientRect().right > innerWidth + 1).map(n => n.tagName + "." + n.className)]
+    && n.getClientRects().length && n.getBoundingClientRect().right > innerWidth + 1)
+    .map(n => n.tagName + "." + n.className)];
 })()"""
+"""How wide the page is, how wide the window, and what is cut off."""
 
 
 @dataclass
@@ -78,13 +80,23 @@ class Tab:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 60.0) -> Any:
+    async def until(self, expression: str, seconds: float = 60.0) -> None:
         """Wait until an expression is true."""
         for _ in range(int(seconds / 0.1)):
-            if found := await self.value(expression):
-                return found
+            if await self.value(f"Boolean({expression})"):
+                return
             await asyncio.sleep(0.1)
         raise AssertionError(f"not within {seconds} s: {expression}; {self.said}; {await self.value(TEXT)}")
+
+    async def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """With the mouse, from one place of the window to another."""
+        way = [tuple(a + (b - a) * part for a, b in zip(start, end, strict=True)) for part in (0.3, 0.7, 1)]
+        for kind, (x, y) in zip(["Pressed", "Moved", "Moved", "Moved"], [start, *way], strict=True):
+            button = {"button": "left", "buttons": 1, "clickCount": int(kind == "Pressed")}
+            await self.tell("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **button)
+            await asyncio.sleep(0.05)
+        last = {"button": "left", "clickCount": 1}
+        await self.tell("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **last)
 
     async def shoot(self, picture: Path) -> None:
         """A screenshot of the whole page."""
@@ -104,7 +116,9 @@ async def tab(browser: str = "chromium") -> AsyncIterator[Tab]:
     """A browser with one empty page, until the block ends."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         own = [f"--user-data-dir={profile}", "--remote-debugging-port=0", "--remote-allow-origins=*", "about:blank"]
-        program = subprocess.Popen([browser, *FLAGS, *own], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        program = subprocess.Popen(
+            [browser, *FLAGS, *own], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
         try:
             assert program.stderr is not None
             found = None

@@ -22,6 +22,7 @@ from bilevel.errors import ClusterFailed, StoreFailed
 from bilevel.execute import Inline, On, Tune, opening
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
+from bilevel.figures import summary
 from bilevel.record import tracking
 from bilevel.record.folder import RunFolder
 from bilevel.search.port import SearchTraits
@@ -117,7 +118,7 @@ class Session:
         document = results.result(self.folder, driver.history, status, self.study)
         over = driver.history.passed_over() if ended and driver.history.value else None
         if over is not None:
-            self.watch.say(results.passed(over, driver.history))
+            self.watch.say(summary.passed(over, driver.history))
         if ended:
             driver.ledger.record(Finished(status, document), commit=True)
             drawing.draw(self.folder, self.study, driver.history, self.watch.say)

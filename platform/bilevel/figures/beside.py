@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel.figures import style
 from bilevel.figures.chart import Axis, Chart, Layer, Panel, distinct, present, short, thin
-from bilevel.figures.scales import spread
+from bilevel.figures.scales import spread, tame
 from bilevel.figures.search import Array, Search
 from bilevel.figures.views import incumbents
 
@@ -59,6 +59,12 @@ def thinned(curve: Array) -> Array:
     return curve[thin(len(curve), POINTS, [0, len(curve) - 1])]
 
 
+def whole(title: str, values: Array) -> Axis:
+    """An axis for lines: on a log scale where others would be, but with nothing beyond its edge."""
+    axis, _ = spread(title, values)
+    return axis if axis.log or axis.powers else tame(title, values)
+
+
 def studies(searches: Mapping[str, Search]) -> Chart | None:
     """The best so far of several studies, a panel for each objective and direction that they have; None without any.
 
@@ -74,15 +80,15 @@ def studies(searches: Mapping[str, Search]) -> Chart | None:
     if not panels:
         return None
     names = distinct(list(searches), 40)
-    made = [_study_panel(metric, minimize, lines, names) for (metric, minimize), lines in panels.items()]
+    made = [_study_panel(metric, lines, names) for (metric, _), lines in panels.items()]
     caption = "Lower is better" if len(panels) == 1 and next(iter(panels))[1] else "Higher is better"
     caption = caption + "." if len(panels) == 1 else "They look for different things: a picture for each."
     return Chart("beside", "Best so far, side by side", caption, tuple(made), wide=True)
 
 
-def _study_panel(metric: str, minimize: bool, lines: list[tuple[int, Array]], names: list[str]) -> Panel:
+def _study_panel(metric: str, lines: list[tuple[int, Array]], names: list[str]) -> Panel:
     everything = np.concatenate([best[np.isfinite(best)] for _, best in lines])
-    y, _ = spread(metric, everything, minimize=minimize)
+    y = whole(metric, everything)
     longest = max(len(best) for _, best in lines)
     x = Axis("trials with a result", span=(0.0, 1.02 * longest), whole=True)
     layers = []

@@ -40,6 +40,14 @@ class RunFolder:
         """Where the journal lies."""
         return self.path / "journal.jsonl"
 
+    def log_of(self, trial: int) -> Path:
+        """Where a trial's output lies, if it has printed anything."""
+        return self.path / "logs" / f"trial-{trial:04d}.txt"
+
+    def traceback_of(self, trial: int) -> Path:
+        """Where it lies what a trial raised, if it has."""
+        return self.path / "errors" / f"trial-{trial:04d}.txt"
+
     def standing(self, history: History) -> str:
         """The run's status: as it ended, "running" while a driver holds it, "interrupted" otherwise."""
         if history.status in ENDED:

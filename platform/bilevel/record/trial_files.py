@@ -113,7 +113,7 @@ class TrialFiles:
 
     def log_of(self, trial: int) -> Path:
         """Where a trial's output lies, if it has printed anything."""
-        return self._folder.path / "logs" / f"trial-{trial:04d}.txt"
+        return self._folder.log_of(trial)
 
     def traceback(self, trial: int, text: str) -> None:
         """Keep what a trial raised.
@@ -121,7 +121,7 @@ class TrialFiles:
         Raises:
             StoreFailed: the disk is full or gone.
         """
-        path = self._folder.path / "errors" / f"trial-{trial:04d}.txt"
+        path = self._folder.traceback_of(trial)
         try:
             path.parent.mkdir(exist_ok=True)
             path.write_text(redacted(text), encoding="utf-8")

@@ -21,7 +21,6 @@ from bilevel.figures.values import ordered
 from bilevel.record import journal
 from bilevel.record.folder import RunFolder
 from bilevel.record.tail import Tail
-from bilevel.record.trial_files import TrialFiles
 from bilevel.study.events import Asked, Begun, Ended, Event, Kept, Moved, Reported
 from bilevel.study.history import ENDED
 from bilevel.view import live
@@ -157,8 +156,8 @@ class Following:
             said = live.detail(history, trial, track.attempts, track.moves, curves, now)
             if trial.state == "running" and not running:
                 said["state"] = "left off"
-        raised, _ = live.tail(self.folder.path / "errors" / f"trial-{number:04d}.txt")
-        return said | {"error": raised, "log": live.log(TrialFiles(self.folder).log_of(number), have)}
+        raised, _ = live.tail(self.folder.traceback_of(number))
+        return said | {"error": raised, "log": live.log(self.folder.log_of(number), have)}
 
     # -- what is known -------------------------------------------------------------------------------------------------
 
@@ -212,7 +211,9 @@ class Following:
             if not pace.due(what):
                 return False
             search, running = self._known.reader.search(), self._stands() == "running"
-        made, failed = pace.do(what, lambda: self._drawn(search, running))
+            only = next(iter(search.history.trials)) if len(search.history.trials) == 1 else None
+            curves = {} if only is None else {n: c[:] for n, c in self._known.curves.get(only, {}).items()}
+        made, failed = pace.do(what, lambda: self._drawn(search, running, curves))
         found = [parameter.name for parameter in ordered(search, self._importance)]
         with self._lock:
             known = self._known
@@ -228,7 +229,7 @@ class Following:
             known.names = dict.fromkeys(found) | known.names
         return True
 
-    def _drawn(self, search: Search, running: bool) -> tuple[dict[str, Chart], dict[str, str]]:
+    def _drawn(self, search: Search, running: bool, curves: live.Curves) -> tuple[dict[str, Chart], dict[str, str]]:
         failed: dict[str, str] = {}
 
         def fail(name: str, error: Exception) -> None:
@@ -239,8 +240,8 @@ class Following:
             self._importance = pace.do(what, lambda: attempt("parameter_importance", lambda: importance(search), fail))
         made: list[Chart] = charts(search, self._importance, fail)
         now = attempt("running", lambda: beside.running_curves(search), fail) if running else None
-        shown = [*([] if now is None else [now]), *made]
-        return {chart.name: chart for chart in shown}, failed
+        more = attempt("metrics", lambda: live.metrics(search.history, curves), fail)
+        return {chart.name: chart for chart in (now, *made, more) if chart is not None}, failed
 
 
 def _position(at: str) -> tuple[str, int, int]:
@@ -256,7 +257,7 @@ class Together:
 
     def __init__(self, runs: Sequence[Following]) -> None:
         self.runs = runs
-        self._beside: tuple[int, dict[str, Any] | None] = (0, None)
+        self._beside: tuple[int, dict[str, Any] | None] = (0, None)  # when it was drawn, and as what
 
     def said(self, at: Sequence[str], drawn: int) -> dict[str, Any]:
         """What is new since these positions, one for each run, and since that picture of all of them."""
@@ -277,7 +278,7 @@ class Together:
         names = [run.folder.run_id for run in self.runs]
         searches = {name: run.search for name, run in zip(names, self.runs, strict=True) if run.search is not None}
         picture = beside.studies(searches)
-        self._beside = (self._beside[0] + 1, None if picture is None else live.chart(picture))
+        self._beside = (time.time_ns() // 1_000_000, None if picture is None else live.chart(picture))
 
 
 def _document(folder: RunFolder) -> Mapping[str, Any]:

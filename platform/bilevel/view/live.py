@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.drive import results
 from bilevel.figures import summary, web
-from bilevel.figures.beside import thinned
+from bilevel.figures.beside import thinned, whole
 from bilevel.figures.chart import Axis, Chart, Layer, Panel, number, shown
-from bilevel.figures.scales import spread
 from bilevel.figures.search import Array, Attempt, Reader
 from bilevel.study.events import Moved
 from bilevel.study.history import ENDED, History, Trial
@@ -61,7 +59,7 @@ def heading(reader: Reader, state: str, now: float) -> dict[str, Any]:
         "objectives": [{"name": name, "minimize": way} for name, way in names.items()],
         "best": _best(history),
         "rule": history.rule,
-        "passed": "" if over is None else results.passed(over, history),
+        "passed": "" if over is None else summary.passed(over, history),
         "front": [t.number for t in history.pareto()][:FRONT] if several else [],
         "faults": sum(reader.faults.values()),
         "failures": _failures(history),
@@ -197,19 +195,29 @@ def _known(trial: Trial) -> tuple[float, ...]:
 
 def _metric_charts(history: History, curves: Curves) -> list[Chart]:
     """A curve of each metric, the objectives first."""
+    return [Chart(panel.y.title, panel.y.title, "", (panel,)) for panel in _metric_panels(history, curves)]
+
+
+def metrics(history: History, curves: Curves) -> Chart | None:
+    """Of a run of one trial, all its metrics but the objective, which has a chart of its own; None without any."""
+    rest = {name: curve for name, curve in curves.items() if name != history.metric}
+    panels = _metric_panels(history, rest)
+    caption = f"The first {PANELS} of {len(rest)} by name; the others are in the trial's sheet as last reported."
+    return Chart("metrics", "Metrics", caption if len(rest) > PANELS else "", tuple(panels)) if panels else None
+
+
+def _metric_panels(history: History, curves: Curves) -> list[Panel]:
     first = [name for name in history.objectives if name in curves]
     names = [*first, *(name for name in sorted(curves) if name not in first)]
-    made = []
-    for name in names[:PANELS]:
+    made: list[Panel] = []
+    for name in names:
         curve: Array = np.array(curves[name], dtype=np.float64).reshape(-1, 2)
-        curve = curve[np.isfinite(curve[:, 0])]
-        if np.isfinite(curve[:, 1]).sum() < 2:
+        if np.isfinite(curve).all(axis=1).sum() < 2 or len(made) == PANELS:
             continue
         curve = thinned(curve)
-        axis, _ = spread(name, curve[:, 1], minimize=history.objectives.get(name, True))
-        at = Axis("step", whole=True)
+        axis = whole(name, curve[:, 1])
         layer = Layer("line", curve[:, 0], axis.places(curve[:, 1]), trials=np.zeros(len(curve)))
-        made.append(Chart(name, name, "", (Panel(at, axis, (layer,), height=0.6),)))
+        made.append(Panel(Axis("step", whole=True), axis, (layer,), height=0.6))
     return made
 
 

@@ -148,7 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in NAMES:
             self._plain(http.HTTPStatus.MISDIRECTED_REQUEST, f"this page is at {self.server.url}")
             return
-        split = urlsplit(self.path)
+        try:
+            split = urlsplit(self.path)
+        except ValueError:  # `http://[`
+            split = urlsplit("/nowhere")
         words = {name: values[-1] for name, values in parse_qs(split.query).items()}
         routes: dict[str, Callable[[], None]] = {
             "/": lambda: self._static(*_file("watch.html"), "html"),

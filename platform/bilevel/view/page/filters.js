@@ -80,7 +80,7 @@ function again() {
 }
 
 function make() {
-  const states = STATES.map((state) => el("label", { class: "chip" }, el("input", {
+  const states = STATES.map((state) => el("label", { class: "chip", "data-state": state }, el("input", {
     type: "checkbox", checked: true,
     onchange: (event) => { filter.off[event.target.checked ? "delete" : "add"](state); change(); },
   }), SAID[state] ?? state));
@@ -108,5 +108,9 @@ export function render(place, run, shown) {
   names = now;
   if (first && !ranges.contains(document.activeElement)) again();
   body.querySelector(".said").textContent = any() ? `${shown} of ${run.rows.size} are shown` : "";
+  const there = new Set([...run.rows.values()].map((row) => row.state));
+  for (const chip of body.querySelectorAll(".chip")) {
+    chip.hidden = !there.has(chip.dataset.state) && !filter.off.has(chip.dataset.state);
+  }
   place.hidden = run.rows.size < 2;
 }

@@ -5,9 +5,11 @@ import { el, fill } from "./dom.js";
 const touch = matchMedia("(pointer: coarse)").matches;
 const night = matchMedia("(prefers-color-scheme: dark)");
 const AT_NIGHT = {
-  "#222222": "#e4e4e7", white: "rgba(0,0,0,0)", "#e4e4e4": "#3a3a40", "#999999": "#8d8d96", "#0072B2": "#4aa8e8",
+  "#222222": "#e4e4e7", white: "rgba(0,0,0,0)", "#e4e4e4": "#3a3a40", "#999999": "#8d8d96", "#0072B2": "#4593ff",
+  "#56B4E9": "#a5d8f6",
   "rgba(255,255,255,0.85)": "rgba(24,24,27,0.8)",
 };
+const SHADES = ["#7d5aa6", "#7268b4", "#667abd", "#588dc0", "#4ba1b9", "#46b59d", "#6bca6d", "#b0d93f", "#fde725"]; // at night
 let shades = [];
 let choose = () => {}; // what a touched point leads to: (trial) => ...
 const known = new WeakMap(); // place -> what it shows
@@ -24,9 +26,12 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 
 let held = false; // a reader draws a rectangle: nothing moves under her
-addEventListener("pointerdown", (event) => { held = Boolean(event.target.closest?.(".panel")); });
+addEventListener("pointerdown", (event) => { held = Boolean(event.target.closest?.(".panel")); }, true);
 for (const name of ["pointerup", "pointercancel"]) {
-  addEventListener(name, () => { held = false; setTimeout(() => document.querySelectorAll(".panel").forEach(draw), 300); });
+  addEventListener(name, () => {
+    held = false;
+    setTimeout(() => document.querySelectorAll(".panel").forEach(draw), 300);
+  }, true);
 }
 night.addEventListener("change", () => {
   document.querySelectorAll(".panel").forEach((place) => { stale(place); draw(place); });
@@ -35,7 +40,7 @@ night.addEventListener("change", () => {
 function color(value) {
   if (!night.matches || typeof value !== "string") return value;
   const shade = shades.indexOf(value);
-  return shade >= 0 ? shades[shades.length - 1 - shade] : AT_NIGHT[value] ?? value;
+  return shade >= 0 ? SHADES[shade] ?? value : AT_NIGHT[value] ?? value;
 }
 
 function trace(given, match) {
@@ -119,7 +124,7 @@ export function section(home, name, chart, match, opens = true) {
   }
   const [title, caption, marks, panels] = place.children;
   title.textContent = chart.title;
-  caption.textContent = chart.caption;
+  caption.textContent = night.matches ? chart.caption.replace("the dark lines", "the bright lines") : chart.caption;
   fill(marks, [chart.legend, chart.scale, night.matches], () => legend(chart));
   panels.className = chart.wide ? "panels one" : "panels";
   while (panels.children.length > chart.panels.length) drop(panels.lastElementChild);

@@ -14,8 +14,8 @@ function make() {
     title: el("h2"), state: el("div"), values: el("div"), charts: el("div", { class: "small" }), rest: el("div"),
     error: el("div"), log: el("pre", { tabindex: 0 }), cut: el("p", { class: "caption" }), logTitle: el("h3", {}, "Output"), close,
   };
-  place.replaceChildren(el("header", {}, parts.title, close), parts.state, parts.values, parts.error, parts.charts,
-    parts.logTitle, parts.cut, parts.log, parts.rest);
+  place.replaceChildren(el("header", {}, parts.title, close), parts.state, parts.values, parts.error, parts.logTitle,
+    parts.cut, parts.log, parts.charts, parts.rest);
 }
 
 export function shut() {
@@ -49,17 +49,14 @@ export async function refresh() {
   if (!now || now.busy) return;
   const asked = now;
   asked.busy = true;
-  try {
-    const have = asked.have >= 0 ? `&have=${asked.have}` : "";
-    const answer = await fetch(`/trial?run=${asked.run}&trial=${asked.trial}${have}`);
-    if (now !== asked) return;
-    if (!answer.ok) fill(parts.state, answer.status, () => el("p", { class: "dim" }, "This trial is not there any more."));
-    else render(await answer.json(), asked);
-  } catch {
-    // the page itself says that the server is gone
-  } finally {
-    asked.busy = false;
-  }
+  const have = asked.have >= 0 ? `&have=${asked.have}` : "";
+  const address = `/trial?run=${asked.run}&trial=${asked.trial}${have}`;
+  const answer = await fetch(address).catch(() => null); // the page itself says that the server is gone
+  const said = answer?.ok ? await answer.json().catch(() => null) : null;
+  asked.busy = false;
+  if (now !== asked || !answer) return;
+  if (said) render(said, asked);
+  else fill(parts.state, answer.status, () => el("p", { class: "dim" }, "This trial is not there any more."));
 }
 
 function render(said, asked) {

@@ -7,6 +7,10 @@ import * as trials from "./table.js";
 import * as sheet from "./trial.js";
 
 const AT_WORK = 1500, AT_REST = 5000, HIDDEN = 15000; // ms between questions
+const SHORT = {
+  running: "Running", pareto_front: "Pareto", slices: "Each value", parallel_coordinates: "All values",
+  learning_curves: "Curves", timeline: "Timeline",
+};
 const at = (id) => document.getElementById(id);
 const runs = [];
 let selected = 0;
@@ -78,7 +82,7 @@ function head(run) {
   const [top, problem, main, counts, choice] = card.children;
   fill(top, [study, state, words, run.run, last(run)], () => [
     el("h1", {}, study || run.run),
-    el("p", { class: "dim" }, el("span", { class: `pill ${state}` }, words), ` run ${run.run}`, last(run) ? `, ${last(run)}` : ""),
+    el("p", { class: "dim" }, el("span", { class: `pill ${state}` }, words), study ? ` run ${run.run}` : "", last(run) ? `, ${last(run)}` : ""),
   ]);
   fill(problem, run.problem, () => run.problem && el("p", { class: "problem", role: "alert" }, run.problem));
   const { seconds: _, last: __, ...still } = run.head;
@@ -144,8 +148,7 @@ function charts(run, all) {
   const failed = Object.entries(run.failed ?? {});
   fill(note, [failed, run.order.length, run.drawing, run.rows.size], () => {
     if (failed.length) return [el("h2", {}, "Not drawn"), table(failed)];
-    if (run.order.length) return null;
-    if (!run.rows.size) return el("p", { class: "dim" }, "There is nothing to draw yet.");
+    if (run.order.length || !run.rows.size) return null;
     return el("p", { class: "dim" }, run.drawing ? "Drawing …" : "Charts come with the first results.");
   });
 }
@@ -157,7 +160,8 @@ function rest(run) {
     table(failures.map((f) => [f.count, `${f.reason} (trials ${f.trials})`]))]);
   const facts = run.head.facts ?? [];
   fill(at("facts"), facts, () => facts.length && el("details", {}, el("summary", {}, "About this run"), table(facts)));
-  const links = [...document.querySelectorAll("#charts > [data-chart], #trials")].map((part) => [part.id, part.querySelector("h2")?.textContent]);
+  const parts = [...document.querySelectorAll("#charts > [data-chart], #trials")];
+  const links = parts.map((part) => [part.id, SHORT[part.dataset.chart] ?? part.querySelector("h2")?.textContent]);
   fill(at("nav"), links, () => links.length > 1 && links.map(([id, name]) => el("a", { href: `#${id}` }, name)));
 }
 
@@ -183,34 +187,45 @@ function select(index) {
 
 // -- keeping up --------------------------------------------------------------------------------------------------------
 
+async function news() {
+  const places = encodeURIComponent(runs.map((run) => run.at).join(","));
+  const answer = await fetch(`/changes?at=${places}&beside=${together.drawn}`).catch(() => null);
+  return answer?.ok ? answer.json().catch(() => null) : null;
+}
+
+function lose() {
+  const when = since ? ` It shows what was known at ${since.toLocaleTimeString()}.` : "";
+  at("lost").textContent = `The page has lost its server: is bilevel watch still running?${when}`;
+}
+
 async function ask() {
   clearTimeout(timer);
+  const said = await news();
+  clearTimeout(timer); // another one may have asked meanwhile
+  at("lost").hidden = Boolean(said);
   let pause = AT_REST;
-  try {
-    const places = runs.map((run) => run.at).join(",");
-    const answer = await fetch(`/changes?at=${encodeURIComponent(places)}&beside=${together.drawn}`);
-    if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
-    const said = await answer.json();
-    plots.setup(said.shades, (trial) => sheet.open(selected, trial));
+  if (said) {
     const first = since === null;
-    take(said);
     since = new Date();
-    at("lost").hidden = true;
+    plots.setup(said.shades, (trial) => sheet.open(selected, trial));
+    take(said);
+    pause = document.hidden ? HIDDEN : runs.some((run) => run.drawing || !run.head.over) ? AT_WORK : AT_REST;
+    timer = setTimeout(ask, pause);
     render(first);
-    const busy = runs.some((run) => run.drawing || !run.head.over);
-    pause = document.hidden ? HIDDEN : busy ? AT_WORK : AT_REST;
-    const looked = sheet.shown();
-    if (looked && !["completed", "stopped", "failed"].includes(runs[looked.run]?.rows.get(looked.trial)?.state) || looked?.have < 0) sheet.refresh();
-    else if (looked && looked.state !== runs[looked.run].rows.get(looked.trial)?.state) sheet.refresh();
-    if (looked) looked.state = runs[looked.run]?.rows.get(looked.trial)?.state;
-  } catch (error) {
-    const when = since ? ` It shows what was known at ${since.toLocaleTimeString()}.` : "";
-    at("lost").textContent = `The page has lost its server: is bilevel watch still running?${when}`;
-    at("lost").hidden = false;
-    if (!(error instanceof TypeError)) throw error; // a TypeError is how fetch says that nobody answers
-  } finally {
+    follow();
+  } else {
+    lose();
     timer = setTimeout(ask, pause);
   }
+}
+
+// The sheet of a trial is asked for anew while it runs, and once when it has ended.
+function follow() {
+  const looked = sheet.shown();
+  if (!looked) return;
+  const state = runs[looked.run]?.rows.get(looked.trial)?.state;
+  if (state === "running" || looked.have < 0 || looked.state !== state) sheet.refresh();
+  looked.state = state;
 }
 
 filters.setup(() => render(true));
