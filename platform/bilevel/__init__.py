@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from bilevel.space import Learned, Secret, Space
     from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
     from bilevel.study.define_by_run import define_by_run
-    from bilevel.study.events import Report, Run
+    from bilevel.study.events import Report
+    from bilevel.study.given import Run
     from bilevel.study.study import Study
 
 # Imported when first asked for: every worker imports this package, and few of them need all of it.
@@ -53,7 +54,7 @@ _HOMES = {
     "Ray": "execute",
     "Report": "study.events",
     "Result": "drive.results",
-    "Run": "study.events",
+    "Run": "study.given",
     "Secret": "space",
     "Sobol": "search",
     "Space": "space",

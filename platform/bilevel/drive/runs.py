@@ -33,7 +33,8 @@ from bilevel.space.dimensions import admit
 from bilevel.space.secrets import redacted
 from bilevel.study import history as histories
 from bilevel.study.decisions import Decisions
-from bilevel.study.events import Asked, Run, Stage
+from bilevel.study.events import Asked, Stage
+from bilevel.study.given import Run
 from bilevel.study.history import ENDED
 from bilevel.study.objective import ObjectiveTraits
 from bilevel.study.study import Study

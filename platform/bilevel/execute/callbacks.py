@@ -14,7 +14,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any, SupportsFloat
 
 from bilevel.execute.forks import parent_alone
-from bilevel.study.events import Report, Run, Units
+from bilevel.study.events import Report, Units
+from bilevel.study.given import Run
 
 LEAVING = 10.0
 """Seconds for a function that was told to stop to come to its end."""

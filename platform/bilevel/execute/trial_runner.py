@@ -24,7 +24,8 @@ from bilevel.execute.forks import parent_alone
 from bilevel.execute.output_capture import Capture, Descriptors, Streams
 from bilevel.space import Space
 from bilevel.space.secrets import begun, redacted
-from bilevel.study.events import Completed, Order, Raised, Report, Run, Tree, Units
+from bilevel.study.events import Completed, Order, Raised, Report, Tree, Units
+from bilevel.study.given import Run
 
 log = logging.getLogger(__name__)
 

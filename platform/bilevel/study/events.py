@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from bilevel.episodes import Key  # it brings torch, which who only reads a journal can do without
-
-T = TypeVar("T")
 Metrics = Mapping[str, float]
 Tree = dict[str, Any]
 """Nested dicts of tensors and JSON values."""
@@ -356,39 +352,3 @@ class Executor(Protocol):
     def close(self) -> None:
         """End what was started; nothing stays running."""
         ...
-
-
-# -- what an objective is given ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """One attempt at one trial, as its objective sees it."""
-
-    seed: int
-    """An integer that is this trial's own, a function of the study's seed and the trial's number."""
-    trial: int
-    key: Key
-    """The study's key; the trial's own randomness is below `key.child("trial", trial)`."""
-    state: Tree | None = None
-    """What to go on from: the last state kept, or None at the start."""
-    sink: Callable[[Report], bool] | None = None
-    kept: dict[Any, Any] = field(default_factory=dict)
-    metric: str = ""
-    """What the study looks for; of several objectives the first."""
-    minimize: bool = True
-    device: str = "cpu"
-    """The trial's torch device: "cuda" where its worker has a GPU, else what `device=` names, or the CPU."""
-
-    def report(self, step: int, metrics: Metrics, state: Tree | None = None) -> bool:
-        """For code built on callbacks: the same as yielding `Report`. True: stop now."""
-        if self.sink is None:
-            raise RuntimeError("run.report works only while the study runs this objective")
-        return self.sink(Report(step, metrics, state))
-
-    def cache(self, key: Any, build: Callable[[], T]) -> T:
-        """`build()`, or what it gave earlier on this worker under the same key (data that is dear to load)."""
-        if key not in self.kept:
-            self.kept[key] = build()
-        value: T = self.kept[key]
-        return value
