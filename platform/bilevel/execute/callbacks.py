@@ -155,6 +155,6 @@ def final(returned: Any, metric: str, step: int) -> Report | None:
     if isinstance(returned, Mapping):
         return Report(step, dict(returned))
     if isinstance(returned, SupportsFloat) and not isinstance(returned, str):
-        return Report(step, {metric: returned})  # type: ignore[dict-item]  # made a float where reports are
+        return Report(step, {metric: returned})  # made a float where reports are
     cure = "; write `yield from` instead of `return`" if inspect.isgenerator(returned) else ""
     raise TypeError(f"the objective returned a {type(returned).__name__}; it takes a number or metrics by name{cure}")

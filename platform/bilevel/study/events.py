@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, Any]
+"""By name: numbers, of any kind that has a float; text is kept as a tag of the trial."""
 Tree = dict[str, Any]
 """Nested dicts of tensors and JSON values."""
 
@@ -27,6 +28,8 @@ class Report:
     state: Tree | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     """Values that the objective itself asked for on the way (`define_by_run`): name -> {"value", "dimension"}."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What of `metrics` is text: tags of the trial, the last one of each name."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Order:
         state: what to go on from, or None: from the start.
         attended: every report waits for an answer (go on, or stop); otherwise reports may come several at a time.
         keep: seconds between states that are wanted, and between those of a new best; 0: every one.
+        files: what earlier attempts left in `Run.folder`, as arrays of bytes by name.
     """
 
     trial: int
@@ -95,6 +99,7 @@ class Order:
     state: Any = None
     attended: bool = False
     keep: tuple[float, float] = (15.0, 2.0)
+    files: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ class Said:
     """What a trial says: reports, then maybe an end or work to be spread; `output` is what it printed meanwhile.
 
     Without an end it waits for `Stage.answer`. `state` is the newest that it reported, if it came along, of step
-    `state_step`; the reports themselves carry none.
+    `state_step`; the reports themselves carry none. `files` are those of `Run.folder` that are new or have changed, as
+    arrays of bytes, and None for those that are gone.
     """
 
     trial: int
@@ -122,6 +128,7 @@ class Said:
     output: str = ""
     state: Tree | None = None
     state_step: int = 0
+    files: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -285,6 +292,38 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Tagged:
+    """Words about a trial, by name: from its own reports, or from somebody who looks on; an empty one is taken off."""
+
+    trial: int
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Files of a trial are kept: name (a path with slashes) -> SHA-256; "" of one that is gone."""
+
+    trial: int
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Steered:
+    """Somebody asked for something while the study ran, by the request of this name; `said` is what was answered.
+
+    `points` are to be tried next, searched values by the name of their parameter; `stop` are trials to be ended;
+    `trials` and `seconds` come on top of what there may be.
+    """
+
+    request: str
+    said: str
+    points: Sequence[Mapping[str, Any]] = ()
+    stop: Sequence[int] = ()
+    trials: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Kept:
     """A checkpoint is complete on disk: the SHA-256 of its manifest."""
 
@@ -327,7 +366,10 @@ class Interrupted:
     reason: str
 
 
-Event = Started | Opened | Asked | Begun | Moved | Turned | Reported | Kept | Ended | Finished | Interrupted | Fault
+Event = (
+    Started | Opened | Steered | Asked | Begun | Moved | Turned | Reported | Tagged | Left | Kept | Ended | Finished
+    | Interrupted | Fault
+)  # fmt: skip
 
 
 class Executor(Protocol):
