@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bilevel.drive.learner import load
     from bilevel.drive.results import Result
     from bilevel.drive.runs import resume, run
+    from bilevel.drive.steering import steer
     from bilevel.execute import Inline, Ray, Tune
     from bilevel.meta import MetaTraining, meta_train
     from bilevel.meta.movers import SGD, Adam, AdamW, Cosine, Linear
@@ -66,6 +67,7 @@ _HOMES = {
     "meta_train": "meta",
     "resume": "drive.runs",
     "run": "drive.runs",
+    "steer": "drive.steering",
     "verify": "batched",
 }
 
@@ -108,6 +110,7 @@ __all__ = [
     "meta_train",
     "resume",
     "run",
+    "steer",
     "verify",
 ]
 

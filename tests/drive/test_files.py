@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import bilevel
-from bilevel import ASHA, Inline, Random, Ray, Report, Result, Run, Space, Study, Tune, Uniform
+from bilevel import ASHA, Inline, Random, Ray, Report, Result, Run, Space, Study, Tune, Uniform, figures
 from bilevel.cli.cli import main
 from bilevel.errors import RecordDamaged
 from bilevel.record.folder import RunFolder
@@ -19,6 +19,11 @@ from bilevel.record.trial_files import TrialFiles
 
 WORKERS = [pytest.param(Ray(workers=1), marks=pytest.mark.slow), pytest.param(Tune(workers=1), marks=pytest.mark.slow)]
 SPACE = Space(dict, x=Uniform(0.0, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "draw", lambda *_, **__: {})
 
 
 def made(objective: Any, store: Path, on: Any = None, **more: Any) -> Result:

@@ -20,7 +20,7 @@ from bilevel.record.folder import RunFolder
 from bilevel.record.trial_files import BEST, TrialFiles
 from bilevel.study import history as histories
 from bilevel.study import reading
-from bilevel.study.events import Asked, Ended, Opened, Reported
+from bilevel.study.events import Asked, Ended, Opened, Reported, Steered
 from bilevel.study.history import History, Leader, Trial
 from bilevel.study.study import Study
 
@@ -290,6 +290,11 @@ def fingerprint(history: History) -> str:
         for t in sorted(history.trials.values(), key=lambda t: t.number)
     ]
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def given(folder: RunFolder) -> float:
+    """Seconds that somebody gave a study on top of its own, while it ran."""
+    return sum(event.seconds for event in folder.events() if isinstance(event, Steered))
 
 
 def times(folder: RunFolder) -> tuple[float, float]:

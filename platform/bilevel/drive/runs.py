@@ -279,14 +279,19 @@ def _extend(folder: RunFolder, study: Study, more: int) -> Study:
 
 def _over(folder: RunFolder, study: Study) -> str:
     """What ends a study whatever its number of trials, if it has."""
-    if study.seconds is not None and results.times(folder)[0] >= study.seconds:
+    if study.seconds is not None and results.times(folder)[0] >= study.seconds + results.given(folder):
         return f"its time, {study.seconds:g} s, is over"
+    return told(folder, study).over
+
+
+def told(folder: RunFolder, study: Study) -> Decisions:
+    """A study's decisions, as far as its run has come."""
     began = journal.started(folder.journal)
     window = began.window if began else 0
     decisions = Decisions(study, warm=warm.restore(folder.document().get("warm", [])), window=window)
     for event in folder.events():
         decisions.take(event)
-    return decisions.over
+    return decisions
 
 
 def _check_window(folder: RunFolder, slots: int) -> None:

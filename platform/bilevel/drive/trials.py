@@ -77,6 +77,8 @@ class Trials:
 
     def take_up(self, trial: Trial) -> None:
         """A trial that an earlier driver left running."""
+        if self._decisions.halted(trial.number):
+            return  # by the first decision
         if self._decisions.stopping(trial.number):
             self._end(Attempt(trial.number, trial.attempts), "stopped")
         elif not self._decisions.waits(trial.number):

@@ -309,7 +309,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Steered:
-    """Somebody asked for something while the study ran, by the request of this name; `said` is what was answered.
+    """Somebody outside asked for something, by the request of this name; `said` is the answer, `refused`: a no.
 
     `points` are to be tried next, searched values by the name of their parameter; `stop` are trials to be ended;
     `trials` and `seconds` come on top of what there may be.
@@ -321,6 +321,7 @@ class Steered:
     stop: Sequence[int] = ()
     trials: int = 0
     seconds: float = 0.0
+    refused: bool = False
 
 
 @dataclass(frozen=True)
