@@ -198,9 +198,10 @@ def _show_trial(folder: RunFolder, history: History, arguments: argparse.Namespa
         trial = dataclasses.asdict(history.trials[number])
         sys.stdout.write(json.dumps({name: _finite(value) for name, value in trial.items()}, allow_nan=False) + "\n")
         return 0
-    texts = [TrialFiles(folder).log_of(number), folder.path / "errors" / f"trial-{number:04d}.txt"]
+    files = TrialFiles(folder)
+    texts = [files.log_of(number), folder.path / "errors" / f"trial-{number:04d}.txt"]
     said = "".join(path.read_text(encoding="utf-8", errors="replace") for path in texts if path.is_file())
-    _out().print(tables.trial(results.search(folder), number, said))
+    _out().print(tables.trial(results.search(folder), number, said, files.places(history.trials[number])))
     return 0
 
 

@@ -17,10 +17,10 @@ from bilevel.errors import BadInput, RecordDamaged
 from bilevel.execute.trial_runner import RANDOM
 from bilevel.record import checkpoints, journal, model
 from bilevel.record.folder import RunFolder
-from bilevel.record.trial_files import BEST
+from bilevel.record.trial_files import BEST, TrialFiles
 from bilevel.study import history as histories
 from bilevel.study import reading
-from bilevel.study.events import Asked, Ended, Opened, Reported
+from bilevel.study.events import Asked, Ended, Opened, Reported, Steered
 from bilevel.study.history import History, Leader, Trial
 from bilevel.study.study import Study
 
@@ -86,7 +86,8 @@ class Result:
     @property
     def trials(self) -> pd.DataFrame:
         """One row a trial: trial, state, objective, step, seconds (at work), seed, of (the trial that it repeats),
-        reason (why it failed or was stopped), then each value as config.*, and the last of each metric as metrics.*.
+        reason (why it failed or was stopped), then each value as config.*, the last of each metric as metrics.*, each
+        word that it reported as tags.*.
         """
         import pandas as pd  # dear to import, and not needed to run
 
@@ -96,6 +97,7 @@ class Result:
             | {"seconds": found.tracks[t.number].seconds, "seed": t.seed, "of": t.of, "reason": t.reason}
             | {f"config.{path}": value for path, value in t.config.items()}
             | {f"metrics.{name}": value for name, value in t.metrics.items()}
+            | {f"tags.{name}": word for name, word in t.tags.items()}
             for t in found.trials
         ]
         return pd.DataFrame(rows)
@@ -109,6 +111,17 @@ class Result:
             RecordDamaged: its checkpoint is not as it was written.
         """
         return kept_state(RunFolder(self.folder), trial)
+
+    def files(self, trial: int | None = None) -> dict[str, Path]:
+        """What the best trial, or this one, left in `run.folder`: by name (a path with slashes) where it lies.
+
+        Raises:
+            BadInput: there is no such trial.
+        """
+        folder = RunFolder(self.folder)
+        found = _chosen(folder, trial)
+        home = TrialFiles(folder).left(found.number)
+        return {name: home / name for name in sorted(found.files)}
 
     @property
     def reports(self) -> pd.DataFrame:
@@ -124,24 +137,30 @@ class Result:
         return pd.DataFrame(rows, columns=None if rows else ["trial", "step"])
 
 
-def kept_state(folder: RunFolder, trial: int | None = None) -> dict[str, Any]:
-    """What `Result.state` gives."""
+def _chosen(folder: RunFolder, trial: int | None) -> Trial:
+    """The best trial, or the one of this number."""
     history = histories.replay(folder.events())
     if trial is None:
-        best = history.best()
+        best = history.champion()
         if best is None:
             raise BadInput(f"{folder.run_id}: no trial is the best one yet; name one")
         trial = best.number
     if trial not in history.trials:
         raise BadInput(f"{folder.run_id}: no trial {trial}; it has 0 to {len(history.trials) - 1}")
-    state = final_state(folder, history.trials[trial])
+    return history.trials[trial]
+
+
+def kept_state(folder: RunFolder, trial: int | None = None) -> dict[str, Any]:
+    """What `Result.state` gives."""
+    found = _chosen(folder, trial)
+    state = final_state(folder, found)
     if state is None:
         why = (
             f"its checkpoints are deleted: those of the best {BEST} trials are kept, until `bilevel clean`"
-            if history.trials[trial].kept
+            if found.kept
             else "it reported none: yield Report(step, metrics, state={...})"
         )
-        raise BadInput(f"{folder.run_id}: trial {trial} has no state; {why}")
+        raise BadInput(f"{folder.run_id}: trial {found.number} has no state; {why}")
     return {name: part for name, part in state.items() if name != RANDOM}
 
 
@@ -175,7 +194,7 @@ def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any]
     for event in folder.events():
         if isinstance(event, Reported):
             reports.setdefault(event.trial, []).append((event.step, event.metrics))
-    best = history.best()
+    best = history.champion()
     shown = (state or {}).get("exhibit")
     if not isinstance(shown, Mapping) or not {"support", "query", "predictions"} <= shown.keys():
         shown = None  # a user's own state may have something of this name
@@ -186,7 +205,7 @@ def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any]
 def result(folder: RunFolder, history: History, status: str, study: Study | None = None) -> dict[str, Any]:
     """What `run --json` prints: how a run stands."""
     leader = next(iter(history.leaders(1)), None)
-    best = None if leader is None else leader.trial
+    best = None if leader is None else leader.counted[0]
     states = [trial.state for trial in history.trials.values()]
     shown = best or (history.trials[max(history.trials)] if history.trials else None)
     per_step = spaces.flatten(study.space).get("episodes", 0) if study is not None else 0
@@ -240,12 +259,19 @@ def search(folder: RunFolder, study: Study | None = None) -> figures.Search:
 def _leader(leader: Leader, history: History) -> dict[str, Any]:
     """The best configuration; of several seeds with the mean over them as objective, and its interval.
 
-    `step` is where its value was reached, if that was not the last one.
+    `confirmed` are the trials that it counts by, if it was confirmed. Of one alone, `step` is where its value was
+    reached, and `value` which one it is: its last or its best.
     """
-    trial, best = leader.trial, history.value == "best"
-    several = {} if leader.runs < 2 else {"runs": leader.runs, "ci95": leader.half}
-    step = {"step": trial.best_step} if best and leader.runs < 2 and trial.best_step != trial.step else {}
-    return {"trial": trial.number, "objective": leader.mean, **several, **step, "config": dict(trial.config)}
+    trial, alone = leader.trial, leader.counted[0]
+    said: dict[str, Any] = {"trial": trial.number, "objective": leader.mean}
+    if leader.runs > 1:
+        said |= {"runs": leader.runs, "ci95": leader.half}
+    else:
+        best = history.value == "best"
+        said |= {"step": alone.best_step if best else alone.step, "value": "best" if best else "last"}
+    if alone.confirms:
+        said["confirmed"] = [one.number for one in leader.counted]
+    return said | {"config": dict(trial.config)}
 
 
 def _front(trial: Trial, history: History) -> dict[str, Any]:
@@ -261,6 +287,11 @@ def fingerprint(history: History) -> str:
         for t in sorted(history.trials.values(), key=lambda t: t.number)
     ]
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def given(folder: RunFolder) -> float:
+    """Seconds that somebody gave a study on top of its own, while it ran."""
+    return sum(event.seconds for event in folder.events() if isinstance(event, Steered))
 
 
 def times(folder: RunFolder) -> tuple[float, float]:

@@ -17,15 +17,18 @@ from bilevel.study.events import (
     Finished,
     Interrupted,
     Kept,
+    Left,
     Moved,
     Opened,
     Reported,
     Started,
+    Steered,
+    Tagged,
 )
 
 INHERITED = ("step", "metrics", "best", "best_step", "best_metrics")
 """What a member of a population takes over from another."""
-STAYS = ("attempts", "failures", "deaths", "worker")
+STAYS = ("attempts", "failures", "deaths", "worker", "tags", "files")
 """What it keeps of its time as another when it counts as what it was before."""
 
 
@@ -62,6 +65,10 @@ class Trial:
     learned: str | None = None
     kept: Mapping[int, str] = field(default_factory=dict)
     """Checkpoints: step -> SHA-256 of the manifest."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Words about it, by name."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What it left in `Run.folder`: name -> SHA-256."""
     attempts: int = 0
     failures: int = 0
     """Attempts that raised."""
@@ -83,12 +90,20 @@ class Trial:
 
 @dataclass(frozen=True)
 class Leader:
-    """A configuration and what its trials say: mean and half-width of the 95 % interval over `runs` seeds."""
+    """A configuration and what its trials say: mean and half-width of the 95 % interval over `runs` seeds.
+
+    `trial` is the first one of it, `counted` are those that it counts by: its confirmations, if it has any.
+    """
 
     trial: Trial
     mean: float
     half: float | None
-    runs: int
+    counted: tuple[Trial, ...]
+
+    @property
+    def runs(self) -> int:
+        """How many count."""
+        return len(self.counted)
 
 
 @dataclass
@@ -127,8 +142,11 @@ class History:
                 self._put(Trial(event.trial, event.config, event.seed, event.point, event.of, event.confirms))
                 self.running[event.trial] = None
                 self.status = self.result = None  # a finished study that is extended goes on
-            case Begun() | Moved() | Reported() | Kept() | Ended():
+            case Begun() | Moved() | Reported() | Tagged() | Left() | Kept() | Ended():
                 self._put(self._after(self.trials[event.trial], event))
+            case Steered():
+                if event.trials or event.seconds or event.points:  # so does one that is given more to do
+                    self.status = self.result = None
             case Finished():
                 self.status, self.result = event.status, event.result
             case Interrupted():
@@ -139,10 +157,14 @@ class History:
     def _put(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
 
-    def _after(self, trial: Trial, event: Begun | Moved | Reported | Kept | Ended) -> Trial:
+    def _after(self, trial: Trial, event: Begun | Moved | Reported | Tagged | Left | Kept | Ended) -> Trial:
         match event:
             case Reported():
                 return self._reported(trial, event)
+            case Tagged():
+                return dataclasses.replace(trial, tags=_without_empty(trial.tags, event.tags))
+            case Left():
+                return dataclasses.replace(trial, files=_without_empty(trial.files, event.files))
             case Kept():
                 return dataclasses.replace(trial, kept={**trial.kept, event.step: event.manifest}, moved=None)
             case Begun():
@@ -195,6 +217,13 @@ class History:
         leaders = self.leaders(1)
         return leaders[0].trial if leaders else None
 
+    def champion(self) -> Trial | None:
+        """The trial whose state, files and metrics are those of the best configuration: its first confirmation, which
+        went to its end, or if it has none its first trial.
+        """
+        leader = next(iter(self.leaders(1)), None)
+        return None if leader is None else leader.counted[0]
+
     def leaders(self, count: int | None = None, *, confirmed: bool = True, equal: bool | None = None) -> list[Leader]:
         """Configurations from the best on: those without a failed seed first, then feasible, confirmed, complete ones.
 
@@ -217,7 +246,7 @@ class History:
             violation = sum(trial.violation for trial in counting) / len(counting)
             stopped = not equal and any(trial.state == "stopped" for trial in counting)
             key = (flawed.get(trials[0].group, 0), violation, not again, stopped, sign * middle, trials[0].number)
-            ranked.append((key, Leader(trials[0], middle, half, len(counting))))
+            ranked.append((key, Leader(trials[0], middle, half, tuple(counting))))
         ranked.sort(key=lambda item: item[0])
         return [leader for _, leader in ranked[:count]]
 
@@ -299,6 +328,11 @@ def mean(values: Sequence[float]) -> float:
     """Their mean, up to the largest floats there are."""
     total = sum(values)
     return total / len(values) if math.isfinite(total) else sum(value / len(values) for value in values)
+
+
+def _without_empty(before: Mapping[str, str], news: Mapping[str, str]) -> dict[str, str]:
+    """What was there, with the news; an empty word takes its name away."""
+    return {name: word for name, word in {**before, **news}.items() if word}
 
 
 def _averaged(trials: list[Trial]) -> Trial:
