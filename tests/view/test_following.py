@@ -14,7 +14,7 @@ from bilevel.errors import BadInput
 from bilevel.figures import beside, search_history
 from bilevel.record import documents
 from bilevel.record.folder import RunFolder
-from bilevel.study.events import Asked, Begun, Ended, Event, Interrupted, Reported, Started
+from bilevel.study.events import Asked, Begun, Ended, Event, Interrupted, Left, Reported, Started, Tagged
 from bilevel.view import live
 from bilevel.view.following import Following, Pace, Together
 from support import searches
@@ -176,6 +176,15 @@ def test_a_trial_in_full(tmp_path: Path) -> None:
     assert said["attempts"][0][0] == "worker 3"
     with pytest.raises(BadInput, match="no trial 4"):
         following.trial(4, None)
+
+
+def test_words_and_files_of_a_trial_are_told(tmp_path: Path) -> None:
+    following = followed(tmp_path, [*journals.beginning(), *journals.trial(0, 3)])
+    first = following.said("")
+    journals.write(following.folder.path, [Tagged(0, {"note": "<i>odd</i>"}), Left(0, {"plot.png": "a" * 64})])
+    assert after(following, first)["rows"][0]["tags"] == {"note": "<i>odd</i>"}
+    said = following.trial(0, None)
+    assert (said["tags"], said["files"]) == ([["note", "<i>odd</i>"]], ["plot.png"])
 
 
 def test_a_log_is_read_from_its_end_as_it_reads_on_a_terminal(tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ from bilevel.figures.values import ordered
 from bilevel.record import journal
 from bilevel.record.folder import RunFolder
 from bilevel.record.tail import Tail
-from bilevel.study.events import Asked, Begun, Ended, Event, Kept, Moved, Reported
+from bilevel.study.events import Asked, Begun, Ended, Event, Kept, Left, Moved, Reported, Tagged
 from bilevel.study.history import ENDED
 from bilevel.view import live
 
 SHARE = 6.0  # a picture is drawn again after so many times the seconds that it took: trials need the machine, too
 DEAR = 20.0  # the same of importance, whose forests take seconds of many trials
 STANDING = 2.0  # seconds between looks at whether a driver is at work
-OF_TRIAL = Asked | Begun | Moved | Reported | Kept | Ended
+OF_TRIAL = Asked | Begun | Moved | Reported | Tagged | Left | Kept | Ended
 
 
 class Pace:

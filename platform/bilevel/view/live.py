@@ -79,18 +79,19 @@ def _best(history: History) -> dict[str, Any] | None:
     leader = next(iter(history.leaders(1)), None)
     if leader is None:
         return None
-    trial = leader.trial
-    early = history.value == "best" and leader.runs < 2 and trial.best_step not in (None, trial.step)
+    trial, alone = leader.trial, leader.counted[0]
+    early = history.value == "best" and leader.runs < 2 and alone.best_step not in (None, alone.step)
     return {
         "trial": trial.number,
         "value": _finite(leader.mean),
         "text": f"{leader.mean:.5g}" + (f" ± {leader.half:.2g}" if leader.half is not None else ""),
         "seeds": leader.runs,
+        "confirmed": [one.number for one in leader.counted] if alone.confirms else [],
         "metric": history.metric,
         "way": "lowest" if history.minimize else "highest",
-        "step": trial.best_step if early else trial.step,
-        "of": trial.step if early else None,
-        "state": trial.state,
+        "step": alone.best_step if early else alone.step,
+        "of": alone.step if early else None,
+        "state": alone.state,
         "breaks": bool(trial.violation),
         "config": [[path, shown(value)] for path, value in trial.point.items()],
     }
@@ -132,6 +133,7 @@ def row(trial: Trial, stays: Sequence[Attempt], running: bool) -> dict[str, Any]
         "of": trial.of,
         "confirms": trial.confirms,
         "reason": (trial.reason or "")[:LONGEST],
+        "tags": {name: word[:LONGEST] for name, word in trial.tags.items()},
         "breaks": _finite(trial.violation) if trial.violation else None,
         "point": {name: _plain(value) for name, value in trial.point.items()},
     }
@@ -180,6 +182,8 @@ def detail(
         "searched": [[path, shown(value)] for path, value in trial.point.items()],
         "config": [[path, shown(value)] for path, value in trial.config.items()],
         "metrics": [[name, f"{value:.6g}"] for name, value in sorted(trial.metrics.items())],
+        "tags": [[name, word] for name, word in trial.tags.items()],
+        "files": sorted(trial.files),
         "attempts": [
             [s.worker or "this process", s.step, s.fate, summary.duration(max(0.0, (s.ended or now) - s.began))]
             for s in stays

@@ -43,7 +43,7 @@ export function test(run) {
       if (high !== "" && found > Number(high)) return false;
     }
     if (!words.length) return true;
-    const point = Object.entries(row.point).map(([name, v]) => `${name}=${v}`).join(" ");
+    const point = Object.entries({ ...row.tags, ...row.point }).map(([name, v]) => `${name}=${v}`).join(" ");
     const text = `${row.n} ${row.state} ${row.reason} ${point}`.toLowerCase();
     return words.every((word) => text.includes(word));
   };

@@ -30,7 +30,8 @@ function line(row, shown, run, open) {
   const front = (run.front ?? new Set()).has(row.n);
   const why = row.reason || (row.breaks ? `breaks the study's limits by ${number(row.breaks)}` : "");
   const mark = best ? "the best" : front ? "on the Pareto front" : "";
-  const said = JSON.stringify([cells, best, front, why, row.of]);
+  const tags = Object.entries(row.tags).map(([name, word]) => `${name}: ${word}`).join(", ");
+  const said = JSON.stringify([cells, best, front, why, tags, row.of]);
   const key = `${run.index}/${row.n}`;
   const old = lines.get(key);
   if (old && old[0] === said) return old[1];
@@ -41,9 +42,10 @@ function line(row, shown, run, open) {
           mark ? el("span", { class: "star", title: mark, "aria-label": mark }, "★") : null);
       }
       const note = column === "state" && why ? el("span", { class: "why" }, why) : null;
+      const told = column === "state" && tags ? el("span", { class: "why" }, tags) : null;
       const again = column === "state" && row.of !== null
         ? el("span", { class: "why" }, `${row.confirms ? "confirms" : "repeats"} trial ${row.of}`) : null;
-      return el("td", { "data-name": name, class: cells[i] ? null : "none" }, cells[i] || "–", note, again);
+      return el("td", { "data-name": name, class: cells[i] ? null : "none" }, cells[i] || "–", note, again, told);
     }));
   lines.set(key, [said, made]);
   return made;

@@ -79,9 +79,11 @@ function render(said, asked) {
     if (!charts.some((chart) => chart.title === old.dataset.chart)) dropSection(old);
   }
   for (const chart of charts) section(parts.charts, chart.title, chart, null, false);
-  fill(parts.rest, [said.metrics, said.config, said.attempts, said.moves, said.seed], () => [
+  fill(parts.rest, [said.metrics, said.tags, said.files, said.config, said.attempts, said.moves, said.seed], () => [
+    fold("Tags", said.tags),
     fold("Metrics, as last reported", said.metrics),
     said.searched.length ? fold("Whole configuration", said.config, 0) : null,
+    fold("Files that it left, in the run's folder under files", said.files.map((name) => [name])),
     fold("Where it ran", said.attempts.map(([worker, step, fate, time]) => [worker, `from step ${step}: ${fate}, ${time}`])),
     fold("Went on from", said.moves.map(([step, donor, point]) => [`step ${step}`, `from trial ${donor} with ${point}`])),
     el("p", { class: "dim" }, `seed ${said.seed}`),

@@ -46,7 +46,8 @@ function best(run) {
   const open = el("button", { type: "button", class: "link", onclick: () => { select(run.index); sheet.open(run.index, found.trial); } },
     `trial ${found.trial}`);
   const step = found.of ? `, at step ${found.step} of ${found.of}` : `, at step ${found.step}`;
-  const how = (found.seeds > 1 ? ` (${found.seeds} seeds)` : step) + (found.state === "stopped" ? ", stopped early" : "");
+  const sure = found.confirmed.length ? `, confirmed by trial${found.confirmed.length > 1 ? "s" : ""} ${found.confirmed.join(", ")}` : "";
+  const how = (found.seeds > 1 ? ` (${found.seeds} seeds)` : step) + sure + (found.state === "stopped" ? ", stopped early" : "");
   const line = objectives.length > 1
     ? el("p", { class: "best" }, el("b", {}, String(front.length)), ` on the Pareto front of ${objectives.map((o) => o.name).join(", ")}; `
       + `${found.way} ${found.metric} `, el("b", {}, found.text), ", ", open)
