@@ -27,7 +27,7 @@ from bilevel.record import folder as folders
 from bilevel.record import tracking
 from programs import TINY
 
-COMMANDS = ["run", "resume", "list", "show", "adapt", "replay", "audit", "sync", "clean", "ui", "doctor"]
+COMMANDS = ["run", "resume", "list", "show", "adapt", "replay", "audit", "sync", "clean", "ui", "doctor", "watch"]
 
 LETTERS = """
 from bilevel import Adam, Learned, MetaTraining, Space, Study, meta_train

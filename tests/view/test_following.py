@@ -67,6 +67,23 @@ def test_only_pictures_that_changed_are_said_again(tmp_path: Path) -> None:
     assert "learning_curves" not in new["pictures"]  # it has reported nothing
 
 
+def test_what_is_drawn_at_once_does_not_wait_for_what_is_dear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("bilevel.view.following.importance", lambda search: asked.append(search))
+    folder = journals.folder(tmp_path)
+    journals.write(folder, journals.halving(8))
+    following = Following(RunFolder(folder))
+    assert following.draw()
+    first = following.said("")
+    assert (first["order"], first["drawing"]) == (["best_so_far", "learning_curves"], True)
+    assert not asked
+    assert following.draw()
+    assert asked
+    rest = after(following, first)
+    assert {"slices", "timeline"} <= rest["pictures"].keys()
+    assert not rest["drawing"]
+
+
 @pytest.mark.parametrize("at", ["", "x", "-", "a-b-c", "a-1", "a--1-2", "0-99999999999999999999-0", "ü-²-1", "%00"])
 def test_a_position_that_is_none_gives_all(at: str, tmp_path: Path) -> None:
     said = followed(tmp_path, journals.halving(4)).said(at)

@@ -9,10 +9,11 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bilevel.errors import BadInput, RecordDamaged
-from bilevel.figures import Search, beside, charts
+from bilevel.figures import Search, beside, charts, views
 from bilevel.figures.chart import Chart
 from bilevel.figures.gallery import attempt
 from bilevel.figures.importance import Importance, importance
@@ -25,8 +26,8 @@ from bilevel.study.events import Asked, Begun, Ended, Event, Kept, Left, Moved, 
 from bilevel.study.history import ENDED
 from bilevel.view import live
 
-SHARE = 6.0  # a picture is drawn again after so many times the seconds that it took: trials need the machine, too
-DEAR = 20.0  # the same of importance, whose forests take seconds of many trials
+SHARE = 10.0  # a picture is drawn again after so many times the seconds that it took: trials need the machine, too
+DEAR = 30.0  # the same of importance, whose forests take seconds of many trials
 STANDING = 2.0  # seconds between looks at whether a driver is at work
 OF_TRIAL = Asked | Begun | Moved | Reported | Tagged | Left | Kept | Ended
 
@@ -213,7 +214,11 @@ class Following:
             search, running = self._known.reader.search(), self._stands() == "running"
             only = next(iter(search.history.trials)) if len(search.history.trials) == 1 else None
             curves = {} if only is None else {n: c[:] for n, c in self._known.curves.get(only, {}).items()}
-        made, failed = pace.do(what, lambda: self._drawn(search, running, curves))
+            first = pace.share > 0 and not self._known.drawn
+        if first:  # what matters takes seconds: what does not need it comes at once, all of it with the next look
+            made, failed = self._first(search, running)
+        else:
+            made, failed = pace.do(what, lambda: self._drawn(search, running, curves))
         found = [parameter.name for parameter in ordered(search, self._importance)]
         with self._lock:
             known = self._known
@@ -228,6 +233,15 @@ class Following:
             known.order, known.failed = list(made), failed
             known.names = dict.fromkeys(found) | known.names
         return True
+
+    @staticmethod
+    def _first(search: Search, running: bool) -> tuple[dict[str, Chart], dict[str, str]]:
+        """What is drawn in no time."""
+        several = len(search.history.trials) > 1
+        makers = [views.best_so_far, views.pareto_front, views.learning_curves] if several else []
+        makers = [*([beside.running_curves] if running else []), *makers]
+        drawn = [attempt(make.__name__, partial(make, search), lambda *_: None) for make in makers]  # it is tried again
+        return {chart.name: chart for chart in drawn if chart is not None}, {}
 
     def _drawn(self, search: Search, running: bool, curves: live.Curves) -> tuple[dict[str, Chart], dict[str, str]]:
         failed: dict[str, str] = {}

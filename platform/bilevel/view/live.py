@@ -23,7 +23,7 @@ FRONT = 2000  # trials of a front that are marked
 PANELS = 6  # metrics of a trial with a curve of their own
 WORDS = {
     "running": "running",
-    "interrupted": "interrupted: it goes on with `bilevel resume`",
+    "interrupted": "interrupted; it goes on with bilevel resume",
     "completed": "completed",
     "stopped": "stopped",
     "failed": "failed",
