@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bilevel.figures.chart import number, shown
 from bilevel.figures.search import Search
 from bilevel.space.dimensions import Parameter
-from bilevel.study.history import History, Leader, Trial
+from bilevel.study.history import Leader, Trial
 
 STATES = ("completed", "stopped", "failed", "running")
 _DIGITS = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")
@@ -78,16 +78,6 @@ def grouped(trials: Sequence[Trial]) -> list[Failure]:
             groups.setdefault(_DIGITS.sub("#", trial.reason or "no reason recorded"), []).append(trial)
     found = [Failure(g[0].reason or "no reason recorded", tuple(t.number for t in g)) for g in groups.values()]
     return sorted(found, key=lambda failure: -len(failure.trials))
-
-
-def passed(over: Leader, history: History) -> str:
-    """What is said of a stopped trial that had reached more than the best one."""
-    best = history.leaders(1)[0]
-    return (
-        f"trial {over.trial.number}, stopped at step {over.trial.step}, had {history.metric} {over.mean:.5g}; the best"
-        f" is trial {best.trial.number} with {best.mean:.5g}, as completed trials come first: values of early steps may"
-        " not compare. If they do, Study(comparable=True) counts them; confirm=3 tries the leaders to their end"
-    )
 
 
 def numbers(trials: Sequence[int], most: int = 8) -> str:

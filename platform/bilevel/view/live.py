@@ -14,6 +14,7 @@ from bilevel.figures import summary, web
 from bilevel.figures.beside import thinned, whole
 from bilevel.figures.chart import Axis, Chart, Layer, Panel, number, shown
 from bilevel.figures.search import Array, Attempt, Reader
+from bilevel.study import telling
 from bilevel.study.events import Moved
 from bilevel.study.history import ENDED, History, Trial
 
@@ -45,7 +46,6 @@ def heading(reader: Reader, state: str, now: float) -> dict[str, Any]:
     counts = {**history.ended, "running": len(history.running) if state == "running" else 0}
     counts["left off"] = len(history.running) - counts["running"]
     several = len(names) > 1
-    over = history.passed_over()
     return {
         "study": reader.started.study if reader.started is not None else "",
         "seed": reader.started.seed if reader.started is not None else None,
@@ -59,7 +59,7 @@ def heading(reader: Reader, state: str, now: float) -> dict[str, Any]:
         "objectives": [{"name": name, "minimize": way} for name, way in names.items()],
         "best": _best(history),
         "rule": history.rule,
-        "passed": "" if over is None else summary.passed(over, history),
+        "passed": telling.passed(history),
         "front": [t.number for t in history.pareto()][:FRONT] if several else [],
         "faults": sum(reader.faults.values()),
         "failures": _failures(history),
