@@ -44,7 +44,7 @@ class RunFolder:
         """Where a trial's output lies, if it has printed anything."""
         return self.path / "logs" / f"trial-{trial:04d}.txt"
 
-    def traceback_of(self, trial: int) -> Path:
+    def error_of(self, trial: int) -> Path:
         """Where it lies what a trial raised, if it has."""
         return self.path / "errors" / f"trial-{trial:04d}.txt"
 

@@ -157,7 +157,7 @@ class Following:
             said = live.detail(history, trial, track.attempts, track.moves, curves, now)
             if trial.state == "running" and not running:
                 said["state"] = "left off"
-        raised, _ = live.tail(self.folder.traceback_of(number))
+        raised, _ = live.tail(self.folder.error_of(number))
         return said | {"error": raised, "log": live.log(self.folder.log_of(number), have)}
 
     # -- what is known -------------------------------------------------------------------------------------------------
