@@ -163,6 +163,25 @@ def test_a_vanished_or_damaged_run_is_said_and_what_was_known_stays(tmp_path: Pa
     assert after(following, said)["problem"] == said["problem"]
 
 
+def test_what_cannot_be_followed_is_said_and_what_came_before_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = followed(tmp_path, journals.halving(4))
+    real = following._known.reader.take
+
+    def take(time: float, event: Event) -> None:
+        if isinstance(event, Ended):
+            raise OverflowError("too large")
+        real(time, event)
+
+    monkeypatch.setattr(following._known.reader, "take", take)
+    said = following.said("")
+    assert "cannot be followed: OverflowError: too large" in said["problem"]
+    assert said["rows"]
+    journals.write(following.folder.path, [Asked(9, {}, 1)])
+    assert len(following.said("")["rows"]) == len(said["rows"])
+
+
 def test_numbers_that_are_none_and_words_of_all_kinds_become_json(tmp_path: Path) -> None:
     wild = "</script><b>\u2028"
     point = {"x": math.inf, "big": 1 << 70, "flag": None, "many": [1, math.nan], "text": wild}

@@ -171,6 +171,19 @@ def test_a_drawing_that_fails_is_said_and_the_rest_goes_on(
     assert said.count("no ink") == 1
 
 
+def test_a_run_that_cannot_be_shown_is_said_on_the_page_and_here(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> dict[str, Any]:
+        raise ValueError("no sense")
+
+    monkeypatch.setattr(server.together, "said", broken)
+    for _ in range(3):
+        status, _, body = ask(server, "/changes")
+        assert (status, body) == (500, b"ValueError: no sense\n")
+    assert capfd.readouterr().err == "bilevel: the run cannot be shown: ValueError: no sense\n"
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 

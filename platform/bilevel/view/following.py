@@ -68,6 +68,7 @@ class _Known:
     drawn: int = 0
     order: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    broken: str = ""
 
     def take(self, when: float, event: Event) -> None:
         """One more event."""
@@ -171,8 +172,13 @@ class Following:
             for pace in (self._heads, self._draws, self._matters):
                 pace.done = None
         for when, event in news.entries:
-            self._known.take(when, event)
-        self._problem = news.problem
+            if self._known.broken:
+                break
+            try:
+                self._known.take(when, event)
+            except Exception as error:  # noqa: BLE001 - said on the page, which goes on showing what came before
+                self._known.broken = f"{self.folder.journal}: cannot be followed: {type(error).__name__}: {error}"
+        self._problem = news.problem or self._known.broken
         if news.anew or (news.entries and not begun):
             self._short = journal.lost(self.folder.journal)
 

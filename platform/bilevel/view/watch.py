@@ -86,7 +86,7 @@ class Server(ThreadingHTTPServer):
         self.together = Together([Following(folder, share) for folder in folders])
         self._wanted = threading.Event()
         self._ends = False
-        self._problem: str | None = None
+        self._problem = ""
         self._workers = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._draw)]
 
     @property
@@ -122,11 +122,14 @@ class Server(ThreadingHTTPServer):
                 return
             try:
                 self.together.draw()
-            except Exception as error:  # noqa: BLE001 - said once; the next look may bring what can be drawn
-                said = f"bilevel: the pictures cannot be drawn: {type(error).__name__}: {error}\n"
-                if said != self._problem:
-                    sys.stderr.write(said)
-                self._problem = said
+            except Exception as error:  # noqa: BLE001 - said; the next look may bring what can be drawn
+                self.complain(f"the pictures cannot be drawn: {type(error).__name__}: {error}")
+
+    def complain(self, words: str) -> None:
+        """Say on standard error what goes wrong, the same thing once."""
+        if words != self._problem:
+            sys.stderr.write(f"bilevel: {words}\n")
+        self._problem = words
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that left in the middle of an answer is no error."""
@@ -181,8 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _changes(self, words: dict[str, str]) -> None:
         self.server.want()
         drawn = words.get("beside", "0")
-        said = self.server.together.said(words.get("at", "").split(","), _whole(drawn) or 0)
-        self._json(said | {"shades": SHADES})
+        places, together = words.get("at", "").split(","), self.server.together
+        self._answer(lambda: together.said(places, _whole(drawn) or 0) | {"shades": SHADES})
 
     def _trial(self, words: dict[str, str]) -> None:
         run, trial, have = (_whole(words.get(name, "")) for name in ("run", "trial", "have"))
@@ -190,12 +193,19 @@ class _Handler(BaseHTTPRequestHandler):
         if run is None or trial is None or run >= len(runs):
             self._plain(http.HTTPStatus.NOT_FOUND, "there is no such trial")
             return
+        self._answer(lambda: runs[run].trial(trial, have))
+
+    def _answer(self, make: Callable[[], Any]) -> None:
         try:
-            said = runs[run].trial(trial, have)
+            said = make()
         except BadInput as error:
             self._plain(http.HTTPStatus.NOT_FOUND, str(error))
-            return
-        self._json(said)
+        except Exception as error:  # noqa: BLE001 - said on the page, and here
+            said = f"{type(error).__name__}: {error}"
+            self.server.complain(f"the run cannot be shown: {said}")
+            self._plain(http.HTTPStatus.INTERNAL_SERVER_ERROR, said)
+        else:
+            self._json(said)
 
     # -- how it is sent ------------------------------------------------------------------------------------------------
 

@@ -191,10 +191,12 @@ function select(index) {
 async function news() {
   const places = encodeURIComponent(runs.map((run) => run.at).join(","));
   const answer = await fetch(`/changes?at=${places}&beside=${together.drawn}`).catch(() => null);
-  return answer?.ok ? answer.json().catch(() => null) : null;
+  if (!answer?.ok) return { error: answer ? (await answer.text().catch(() => "")).trim() : "" };
+  return answer.json().catch(() => ({ error: "" }));
 }
 
-function lose() {
+function lose(error) {
+  if (error) { at("lost").textContent = `The run cannot be shown. ${error}`; return; }
   const when = since ? ` It shows what was known at ${since.toLocaleTimeString()}.` : "";
   at("lost").textContent = `The page has lost its server: is bilevel watch still running?${when}`;
 }
@@ -203,9 +205,9 @@ async function ask() {
   clearTimeout(timer);
   const said = await news();
   clearTimeout(timer); // another one may have asked meanwhile
-  at("lost").hidden = Boolean(said);
+  at("lost").hidden = said.error === undefined;
   let pause = AT_REST;
-  if (said) {
+  if (said.error === undefined) {
     const first = since === null;
     since = new Date();
     plots.setup(said.shades, (trial) => sheet.open(selected, trial));
@@ -215,18 +217,18 @@ async function ask() {
     render(first);
     follow();
   } else {
-    lose();
+    lose(said.error);
     timer = setTimeout(ask, pause);
   }
 }
 
-// The sheet of a trial is asked for anew while it runs, and once when it has ended.
+// The sheet of a trial is asked for anew while its run goes on, and with the last that is new of it.
 function follow() {
   const looked = sheet.shown();
-  if (!looked) return;
-  const state = runs[looked.run]?.rows.get(looked.trial)?.state;
-  if (state === "running" || looked.have < 0 || looked.state !== state) sheet.refresh();
-  looked.state = state;
+  const run = looked && runs[looked.run];
+  if (!run) return;
+  if (!run.head.over || looked.have < 0 || looked.at !== run.at) sheet.refresh();
+  looked.at = run.at;
 }
 
 filters.setup(() => render(true));
