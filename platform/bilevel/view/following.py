@@ -138,6 +138,7 @@ class Following:
                 "pictures": pictures,
                 "failed": known.failed,
                 "drawing": self._draws.done != self._what(),
+                "more": self._draws.done is None,
             }
 
     def trial(self, number: int, have: int | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import * as sheet from "./trial.js";
 const AT_WORK = 1500, AT_REST = 5000, HIDDEN = 15000; // ms between questions
 const SHORT = {
   running: "Running", pareto_front: "Pareto", slices: "Each value", parallel_coordinates: "All values",
-  learning_curves: "Curves", timeline: "Timeline",
+  learning_curves: "Curves", timeline: "Timeline", population: "Population",
 };
 const at = (id) => document.getElementById(id);
 const runs = [];
@@ -24,7 +24,7 @@ function take(said) {
     if (news.whole) { run.rows.clear(); run.pictures.clear(); if (index === selected) trials.reset(); }
     for (const row of news.rows) run.rows.set(row.n, row);
     for (const [name, picture] of Object.entries(news.pictures)) run.pictures.set(name, picture);
-    for (const part of ["run", "at", "problem", "head", "names", "order", "failed", "drawing"]) run[part] = news[part];
+    for (const part of ["run", "at", "problem", "head", "names", "order", "failed", "drawing", "more"]) run[part] = news[part];
     run.now = said.now;
     run.front = new Set(run.head.front ?? []);
     run.touched = new Set(Object.keys(news.pictures));
@@ -147,8 +147,9 @@ function charts(run, all) {
   if (!note) { note = el("div", { class: "note" }); }
   home.append(note);
   const failed = Object.entries(run.failed ?? {});
-  fill(note, [failed, run.order.length, run.drawing, run.rows.size], () => {
+  fill(note, [failed, run.order.length, run.drawing, run.more, run.rows.size], () => {
     if (failed.length) return [el("h2", {}, "Not drawn"), table(failed)];
+    if (run.order.length && run.more) return el("p", { class: "dim" }, "More charts are being drawn …");
     if (run.order.length || !run.rows.size) return null;
     return el("p", { class: "dim" }, run.drawing ? "Drawing …" : "Charts come with the first results.");
   });
