@@ -198,10 +198,16 @@ def _show_trial(folder: RunFolder, history: History, arguments: argparse.Namespa
         trial = dataclasses.asdict(history.trials[number])
         sys.stdout.write(json.dumps({name: _finite(value) for name, value in trial.items()}, allow_nan=False) + "\n")
         return 0
-    texts = [TrialFiles(folder).log_of(number), folder.path / "errors" / f"trial-{number:04d}.txt"]
-    said = "".join(path.read_text(encoding="utf-8", errors="replace") for path in texts if path.is_file())
-    _out().print(tables.trial(results.search(folder), number, said))
+    files = TrialFiles(folder)
+    shown = tables.trial(results.search(folder), number, _text(files.log_of(number)), _text(files.error_of(number)))
+    _out().print(shown)
+    if files.error_of(number).is_file():
+        _out().print(f"the whole traceback: {files.error_of(number)}", style="dim")
     return 0
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _finite(value: Any, words: bool = False) -> Any:

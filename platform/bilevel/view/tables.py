@@ -20,6 +20,7 @@ from bilevel.figures.views import incumbents
 from bilevel.space.dimensions import Parameter
 from bilevel.study.history import Trial
 from bilevel.view.paper import plain
+from bilevel.view.raised import shortened
 
 LEADERS = 10  # rows of the table of the best
 BARS = 8  # parameters whose importance is shown
@@ -151,8 +152,8 @@ def _failed(failures: Sequence[summary.Failure]) -> Table:
 # -- a trial -----------------------------------------------------------------------------------------------------------
 
 
-def trial(found: Search, number_: int, output: str = "") -> Group:
-    """Its state, configuration, attempts, metrics and curve, and the end of what it printed."""
+def trial(found: Search, number_: int, output: str = "", raised: str = "") -> Group:
+    """Its state, configuration, attempts, metrics and curve, the end of what it printed, and what it raised."""
     one, track = found.history.trials[number_], found.tracks[number_]
     head = f"trial {number_}: {one.state}, step {one.step}, seed {one.seed}"
     parts: list[Any] = [plain(head, style="bold")]
@@ -182,6 +183,8 @@ def trial(found: Search, number_: int, output: str = "") -> Group:
         lines = output.rstrip().splitlines()
         title = "output" if len(lines) <= TAIL else f"output, the last {TAIL} of {len(lines)} lines"
         parts += [plain(), plain(title, style="italic"), Text.from_ansi("\n".join(lines[-TAIL:]))]
+    if raised.strip():
+        parts += [plain(), plain("raised", style="italic"), plain(shortened(raised))]
     return Group(*parts)
 
 
