@@ -80,7 +80,7 @@ def learning_curve(history: History) -> Figure | None:
         for index, name in enumerate(names):
             steps, values = curves[name]
             drawn += _curve(axis, steps, own.places(values), name, style.CYCLE[index % len(style.CYCLE)])
-        if not own.powers:
+        if not own.powers and any(_falls(curves[name][1]) for name in names):  # what rises is told apart at its top
             style.scale(axis, drawn)
         if kind == "accuracy" and history.chance is not None:
             axis.axhline(history.chance, color=style.GREY, linestyle=":", label="chance")
@@ -89,6 +89,11 @@ def learning_curve(history: History) -> Figure | None:
         axis.legend(frameon=False, fontsize=9)
     figure.suptitle(f"Training and validation by {history.step}")
     return figure
+
+
+def _falls(values: Array) -> bool:
+    finite = values[np.isfinite(values)]
+    return finite.size > 0 and bool(finite[-1] < finite[0])
 
 
 def adaptation(history: History) -> Figure | None:

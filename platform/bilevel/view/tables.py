@@ -13,6 +13,7 @@ from rich.text import Text
 from bilevel.figures import Search, summary
 from bilevel.figures.chart import distinct, number, short, shown
 from bilevel.figures.importance import Importance, importance
+from bilevel.figures.objectives import each
 from bilevel.figures.scales import unit_of
 from bilevel.figures.search import Array
 from bilevel.figures.values import ordered
@@ -46,11 +47,10 @@ class _Fitted:
 
 def search(found: Search) -> Group:
     """Counts, the best trials or the Pareto front, the course, what matters, and why trials failed."""
-    matters = importance(found)
-    parameters = ordered(found, matters)
-    parts: list[Any] = [_counted(found)]
-    course = _course(found)
-    parts += [course] if course is not None else []
+    views = each(found)
+    matters = [importance(view) for view in views]
+    parameters = ordered(found, matters[0])
+    parts: list[Any] = [_counted(found), *(course for view in views if (course := _course(view)) is not None)]
     if len(found.history.objectives) > 1:
         rows = summary.front(found, parameters, 2 * LEADERS)
         title = f"the Pareto front, {len(found.history.pareto())} trials"
@@ -63,8 +63,9 @@ def search(found: Search) -> Group:
             plain(title, style="italic"),
             _Fitted(lambda width: _leaders(found, rows, parameters, width)),
         ]
-    if matters is not None:
-        parts += [plain(), *_matters(matters)]
+    for view, known in zip(views, matters, strict=True):
+        if known is not None:
+            parts += [plain(), *_matters(known, f" for {view.metric}" if len(views) > 1 else "")]
     failures = summary.failures(found)
     if failures:
         parts += [plain(), plain("failures", style="italic"), _failed(failures)]
@@ -85,7 +86,7 @@ def _course(found: Search) -> Text | None:
     ended = found.valued()
     best = incumbents(found, ended) if len(ended) > 1 else np.empty(0)
     known = best[np.isfinite(best)]
-    if not known.size or len(found.history.objectives) > 1:
+    if not known.size:
         return None
     line = plain(f"best {found.metric} so far  ")
     line.append(f"{number(known[0])} ", style="dim")
@@ -125,7 +126,7 @@ def _step(trial: Trial, *, best: bool) -> str:
     )
 
 
-def _matters(found: Importance) -> list[Any]:
+def _matters(found: Importance, what: str) -> list[Any]:
     table = Table(box=None, show_header=False, padding=(0, 1))
     widest = max((share.high for share in found.shares), default=1.0) or 1.0
     for share in found.shares[:BARS]:
@@ -134,7 +135,7 @@ def _matters(found: Importance) -> list[Any]:
         table.add_row(plain(short(share.parameter.name, 30)), plain(bar, style="cyan"), plain(interval))
     told = f"of {found.trials} trials" + ("" if found.step is None else f" at step {found.step}")
     how = f"share of the variation, 80 % interval; permutation in a forest, {told}"
-    title = "what matters" if found.telling else "what matters: these trials do not tell"
+    title = f"what matters{what}" + ("" if found.telling else ": these trials do not tell")
     return [plain(title, style="italic"), table, plain(how, style="dim")]
 
 
