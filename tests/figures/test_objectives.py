@@ -46,7 +46,7 @@ def test_what_matters_is_told_for_each(three: Search) -> None:
     assert cost.shares[0].parameter.name in ("width", "layers")
     chart = next(chart for chart in charts(three) if chart.name == "parameter_importance")
     titles = [panel.x.title for panel in chart.panels]
-    assert titles == [f"share of the variation of {name}" for name in WAYS]
+    assert titles == [f"{name}: share" for name in WAYS]
 
 
 def test_slices_and_rulers_are_there_for_each_and_a_front_for_each_pair(three: Search) -> None:

@@ -301,6 +301,6 @@ def _importance_panel(found: Importance, metric: str) -> Panel:
     bars = Layer("bars", values, y, color, size=0.62, reach=(low, high))
     names = distinct([s.parameter.name for s in shares], 26)
     ticks = tuple((float(at), name) for at, name in zip(y, names, strict=True))
-    title = f"share of the variation of {metric}" if metric else "share of the variation"
+    title = f"{short(metric, 24)}: share" if metric else "share of the variation"
     x = Axis(title, span=(0.0, max(1.05 * float(high.max()), 0.1)))
     return Panel(x, Axis("", span=(-len(shares) + 0.4, 0.6), ticks=ticks), (bars,), height=0.35 + 0.09 * len(shares))
