@@ -14,7 +14,7 @@ from mlflow.entities import ViewType
 import journals
 from bilevel.record.mlflow import Ledger
 from bilevel.record.writer import Status, follow
-from bilevel.study.events import Asked, Ended, Event, Finished, Interrupted, Reported, Started
+from bilevel.study.events import Asked, Ended, Event, Finished, Interrupted, Left, Reported, Started, Tagged
 
 ODD: list[Event] = [
     Started("odd'one", journals.RUN, "loss", True, 7),
@@ -38,6 +38,14 @@ JOURNALS: dict[str, list[Event]] = {
     "left": [*journals.halving(8)[:40], Interrupted("SIGINT")],
     "resumed": list(chain(*journals.interrupted(journals.halving(8), 40))),
     "odd": ODD,
+    "words": [
+        *journals.beginning(),
+        *journals.trial(0, 3),
+        Tagged(0, {"note": "diverges late", "mlflow.user": "not me", "verdict": "good"}),
+        Left(0, {"plots/curve.txt": "ab", "gone.txt": ""}),
+        *journals.end(1),
+        Tagged(0, {"verdict": ""}),
+    ],
 }
 
 

@@ -16,7 +16,8 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 from bilevel import Inline, Log, Space, Study, callbacks, figures, run
 from bilevel.episodes import Key
 from bilevel.errors import BadInput
-from bilevel.study.events import Report, Run
+from bilevel.study.events import Report
+from bilevel.study.given import Run
 from support.tiny import Said
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, about each other

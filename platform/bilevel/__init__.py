@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bilevel.drive.learner import load
     from bilevel.drive.results import Result
     from bilevel.drive.runs import resume, run
+    from bilevel.drive.steering import steer
     from bilevel.execute import Inline, Ray, Tune
     from bilevel.meta import MetaTraining, meta_train
     from bilevel.meta.movers import SGD, Adam, AdamW, Cosine, Linear
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from bilevel.space import Learned, Secret, Space
     from bilevel.space.dimensions import Int, Log, LogInt, LogNormal, Normal, OneOf, Uniform
     from bilevel.study.define_by_run import define_by_run
-    from bilevel.study.events import Report, Run
+    from bilevel.study.events import Report
+    from bilevel.study.given import Run
     from bilevel.study.study import Study
 
 # Imported when first asked for: every worker imports this package, and few of them need all of it.
@@ -53,7 +55,7 @@ _HOMES = {
     "Ray": "execute",
     "Report": "study.events",
     "Result": "drive.results",
-    "Run": "study.events",
+    "Run": "study.given",
     "Secret": "space",
     "Sobol": "search",
     "Space": "space",
@@ -65,6 +67,7 @@ _HOMES = {
     "meta_train": "meta",
     "resume": "drive.runs",
     "run": "drive.runs",
+    "steer": "drive.steering",
     "verify": "batched",
 }
 
@@ -107,6 +110,7 @@ __all__ = [
     "meta_train",
     "resume",
     "run",
+    "steer",
     "verify",
 ]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 from bilevel.errors import BadInput
-from bilevel.study.events import Run
+from bilevel.study.given import Run
 
 __all__ = ["catboost", "keras", "lightgbm", "lightning", "partial_fit", "transformers", "xgboost"]
 

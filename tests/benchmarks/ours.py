@@ -23,7 +23,8 @@ from bilevel.inner import GradientDescent
 from bilevel.meta import MetaTraining, meta_train
 from bilevel.meta.movers import Adam
 from bilevel.space import Learned
-from bilevel.study.events import Done, Executor, Run, Units
+from bilevel.study.events import Done, Executor, Units
+from bilevel.study.given import Run
 
 ENDLESS = 10**9
 

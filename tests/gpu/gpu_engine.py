@@ -23,7 +23,8 @@ from bilevel.meta.learned import prepare
 from bilevel.meta.movers import Adam
 from bilevel.meta.units import Shard, TrainUnit, shards
 from bilevel.space import Learned
-from bilevel.study.events import Done, Run, Units
+from bilevel.study.events import Done, Units
+from bilevel.study.given import Run
 
 
 def config_of(name: str, tasks: int, unit: int) -> MetaTraining:

@@ -120,7 +120,10 @@ def test_a_second_driver_is_refused_until_the_first_lets_go(tmp_path: Path) -> N
     (folder,) = made(tmp_path, "run")
     with folder.locked():
         said = subprocess.run([sys.executable, "-c", TRY, str(folder.path)], capture_output=True, text=True, check=True)
-        assert said.stdout.strip() == f"run: another driver (process {os.getpid()}) is at work on this run"
+        assert (
+            said.stdout.strip()
+            == f"run: another driver (process {os.getpid()}) is at work on it; `bilevel steer` reaches it"
+        )
         with pytest.raises(RunLocked), folder.locked():
             pass
     with folder.locked():

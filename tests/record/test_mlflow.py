@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import journals
+import records
 from bilevel.record import tracking
 from bilevel.record.journal import read
 from bilevel.record.tracking import Tracker, sync
@@ -119,6 +120,25 @@ def test_artifacts_lie_in_the_store(recorded: tuple[Path, Path, str]) -> None:
         "best_config.json",
     }
     assert json.loads((folder / "best_config.json").read_text()) == {"rule.lr": 0.1}
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
+def test_words_are_tags_and_files_are_artifacts_of_a_trial(tmp_path: Path) -> None:
+    folder = journals.folder(tmp_path)
+    journals.write(folder, records.JOURNALS["words"])
+    made = folder / "files" / "trial-0000" / "plots"
+    made.mkdir(parents=True)
+    (made / "curve.txt").write_text("1 2 3")
+    written = records.record(folder, f"sqlite:///{tmp_path}/mlflow.db")
+    run = written._client.get_run(written.runs[0])
+    assert run.data.tags["mlflow.note.content"] == "diverges late"
+    assert run.data.tags["tag.mlflow.user"] == "not me"
+    assert run.data.tags["mlflow.user"] != "not me"
+    assert run.data.tags["verdict"] == ""
+    assert run.info.status == "FINISHED"  # what was said after its end changes nothing of that
+    (kept,) = (tmp_path / "artifacts").rglob("curve.txt")
+    assert kept.read_text() == "1 2 3"
+    assert kept.parts[-4:-1] == ("artifacts", "files", "plots")
 
 
 def test_the_page_is_known_afterwards(recorded: tuple[Path, Path, str]) -> None:

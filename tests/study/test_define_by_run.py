@@ -15,7 +15,8 @@ from bilevel.errors import BadInput
 from bilevel.space.conversion import read
 from bilevel.space.dimensions import Int, Log, LogInt, OneOf, Uniform
 from bilevel.study.define_by_run import Trial, define_by_run
-from bilevel.study.events import Report, Run
+from bilevel.study.events import Report
+from bilevel.study.given import Run
 
 
 def attempt(trial: int = 0, answers: tuple[bool, ...] = ()) -> tuple[Run, list[Report]]:

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 
 import pytest
 
-from bilevel.study.events import Asked, Ended, Event, Finished, Interrupted, Kept, Opened, Reported, Started
+from bilevel.study.events import (
+    Asked,
+    Ended,
+    Event,
+    Finished,
+    Interrupted,
+    Kept,
+    Left,
+    Opened,
+    Reported,
+    Started,
+    Tagged,
+)  # fmt: skip
 from bilevel.study.history import History, Leader, fold, mean, replay
 
 STARTED = Started("walk", "run", "loss", True, 3)
@@ -36,6 +48,16 @@ def test_fold_keeps_the_last_value_of_each_metric_and_the_best_of_the_objective(
     assert (now.step, now.metrics, now.best, now.best_step) == (4, {"loss": 2.0, "acc": 0.1}, 1.0, 2)
     assert now.kept == {2: "m2", 4: "m4"}
     assert (now.state, now.seed, now.config) == ("running", 11, {"steps": 5})
+
+
+def test_words_and_files_are_those_that_were_said_last_and_an_empty_one_is_gone() -> None:
+    begun = [Asked(0, {}, 1), Tagged(0, {"phase": "warm", "note": "odd"}), Left(0, {"a": "s1", "b": "s2"})]
+    now = history(*begun, Tagged(0, {"phase": "main"}), Left(0, {"a": ""}), Ended(0, "completed", 1, 1.0))
+    assert now.trials[0].tags == {"phase": "main", "note": "odd"}
+    assert now.trials[0].files == {"b": "s2"}
+    later = fold(now, Tagged(0, {"note": ""}))
+    assert later.trials[0].tags == {"phase": "main"}
+    assert later.trials[0].state == "completed"
 
 
 def test_the_best_of_a_maximized_metric_is_the_largest() -> None:

@@ -68,7 +68,7 @@ def test_a_real_traceback_ends_in_the_library_and_names_this_file() -> None:
 
 def test_the_users_line_of_a_deep_traceback_is_shown_beside_long_output() -> None:
     found = searches.odd()["failed"]
-    said = text(tables.trial(found, 0, "".join(f"line {n}\n" for n in range(99)), deep()))
+    said = text(tables.trial(found, 0, "".join(f"line {n}\n" for n in range(99)), raised=deep()))
     assert "line 98" in said
     assert "study.py" in said
     assert "30 frames of libraries left out" in said

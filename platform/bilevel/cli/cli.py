@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   bilevel run study.py --address auto --gpus-per-worker 0.5   on an existing Ray cluster, two workers a GPU
   bilevel run search_spaces/mlp_asha.py --trials 100          a search; trials run side by side on the workers
   bilevel resume last                                         go on after an interruption or a crash
+  bilevel steer last --point lr=0.01 width=64                 try this next, while it runs; --stop 7, --note 7 "odd"
   bilevel extend last --trials 50                             50 trials more, with all that was learned so far
   bilevel show last --trial 7                                 what one trial did and printed
   bilevel report last                                         the search as one HTML page
@@ -128,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     extend.add_argument("--trials", type=int, required=True, metavar="N", help="how many more")
     _where_words(extend, goes_on=True)
     extend.add_argument("--new-code", action="store_true", help="take the study's file as it is now, though it changed")
+    _steer_words(command("steer", "steer a run, also while it is at work", does="steer.steer", run=True))
     show = command("show", "show how a run stands, or one of its trials", run=True)
     show.add_argument("--json", action="store_true", help="the JSON object that `run --json` prints")
     show.add_argument("--trial", type=int, metavar="N", help="this trial: configuration, course, output")
@@ -226,6 +228,26 @@ def _where_words(command: argparse.ArgumentParser, *, goes_on: bool = False) -> 
     track = default("a database in the store")
     command.add_argument("--track", metavar="URI", help=f"MLflow tracking URI ({track}); or none")
     command.add_argument("--json", action="store_true", help="the result as the last line of standard output")
+
+
+def _steer_words(steer: argparse.ArgumentParser) -> None:
+    steer.epilog = "Each is written into the run's journal, so that it does the same when it is resumed."
+    steer.add_argument(
+        "--point",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="try this configuration next; what is left out is in the middle; repeatable, as all of these",
+    )
+    steer.add_argument("--stop", type=int, action="append", default=[], metavar="TRIAL", help="end a running trial")
+    steer.add_argument("--trials", type=int, default=0, metavar="N", help="so many trials more")
+    steer.add_argument("--time", type=float, default=0.0, metavar="SECONDS", help="so much more time")
+    for option, word, text in (
+        ("--note", "TEXT", "a note on a trial, which MLflow shows"),
+        ("--tag", "NAME=WORD", "a tag on a trial; NAME= takes it off"),
+    ):
+        steer.add_argument(option, nargs=2, action="append", default=[], metavar=("TRIAL", word), help=text)
 
 
 def _clean_words(clean: argparse.ArgumentParser) -> None:

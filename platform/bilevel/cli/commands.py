@@ -199,10 +199,11 @@ def _show_trial(folder: RunFolder, history: History, arguments: argparse.Namespa
         sys.stdout.write(json.dumps({name: _finite(value) for name, value in trial.items()}, allow_nan=False) + "\n")
         return 0
     files = TrialFiles(folder)
-    shown = tables.trial(results.search(folder), number, _text(files.log_of(number)), _text(files.error_of(number)))
-    _out().print(shown)
-    if files.error_of(number).is_file():
-        _out().print(f"the whole traceback: {files.error_of(number)}", style="dim")
+    found, places = results.search(folder), files.places(history.trials[number])
+    raised = files.error_of(number)
+    _out().print(tables.trial(found, number, _text(files.log_of(number)), places, _text(raised)))
+    if raised.is_file():
+        _out().print(f"the whole traceback: {raised}", style="dim")
     return 0
 
 

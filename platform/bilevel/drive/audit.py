@@ -17,7 +17,8 @@ from bilevel.execute.callbacks import as_generator
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
 from bilevel.study import history as histories
-from bilevel.study.events import Done, Executor, Lost, Report, Reported, Run, Tree, Units
+from bilevel.study.events import Done, Executor, Lost, Report, Reported, Tree, Units
+from bilevel.study.given import Run
 from bilevel.study.history import History, Trial
 from bilevel.study.study import Study
 

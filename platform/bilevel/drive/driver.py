@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bilevel.drive import requests
 from bilevel.drive.keeping import Keeping
 from bilevel.drive.ledger import Ledger
 from bilevel.drive.process import leaving, threads
@@ -16,14 +17,16 @@ from bilevel.drive.spread import Spread
 from bilevel.drive.trials import Trials
 from bilevel.errors import ClusterFailed
 from bilevel.record.folder import RunFolder
+from bilevel.record.mailbox import Mailbox
 from bilevel.record.trial_files import TrialFiles
 from bilevel.search.port import Told
 from bilevel.study.decisions import Decisions, Finish, Halt
-from bilevel.study.events import Asked, Executor, Fault, Interrupted, Moved, Stage, Turned
+from bilevel.study.events import Asked, Executor, Fault, Interrupted, Moved, Stage, Steered, Turned
 from bilevel.study.study import Study
 
 REOPEN = 2  # times that a cluster may fail us with nothing done in between
 LOOK_EVERY = 0.2  # seconds between looks at signals, time limits and the display
+HEED_EVERY = 0.5  # seconds between looks for requests
 
 
 class Driver:
@@ -66,9 +69,10 @@ class Driver:
         self._spread = Spread(open_executor)
         keeping = Keeping(self.ledger, files)
         self._trials = Trials(self.ledger, files, watch, open_stage, self._spread, reports, keeping)
+        self._mailbox = Mailbox(folder)
         self._reopened = 0
         self._board = Board(study, self.decisions.words, seconds)
-        self._began = time.monotonic()
+        self._began = self._heed_at = time.monotonic()
         self._until = self._began + seconds if seconds is not None else math.inf
 
     def drive(self, slots: int = 1) -> str:
@@ -82,6 +86,7 @@ class Driver:
                 for number in list(self.history.running):
                     self._trials.take_up(self.history.trials[number])
                 while asked.reason is None:
+                    self._heed()
                     if time.monotonic() > self._until:
                         return self._time_out()
                     status = self._decide(slots)
@@ -119,6 +124,23 @@ class Driver:
         for number in begin:
             self._trials.begin(self.history.trials[number])
         return None
+
+    def _heed(self) -> None:
+        """Do what somebody asks for from outside."""
+        if time.monotonic() < self._heed_at:
+            return
+        self._heed_at = time.monotonic() + HEED_EVERY
+        for request in self._mailbox.look():
+            if not self.decisions.heeded(request.name):
+                limited = self._until < math.inf
+                for event in requests.heed(request, self.history, self.decisions, limited=limited):
+                    self.ledger.record(event)
+                    if isinstance(event, Steered):
+                        self._until += event.seconds
+                        self._board.limit = None if self._board.limit is None else self._board.limit + event.seconds
+                        self.watch.say(f"{'refused' if event.refused else 'steered'}: {event.said}")
+                self.ledger.commit()
+            self._mailbox.drop(request.name)
 
     def _turn(self) -> None:
         """Hear what has happened, for `LOOK_EVERY` seconds at most."""
@@ -180,5 +202,5 @@ class Driver:
     def _progress(self) -> Progress:
         seconds = time.monotonic() - self._began
         alive = self._spread.alive if self.study.spreads else self._trials.alive
-        running, standing = self._board.running(self.history), self._board.standing(self.history)
+        running, standing = self._board.running(self.history), self._board.standing(self.history, self.decisions.budget)
         return Progress(self.history, running, alive, self.ledger.faults, seconds, standing)

@@ -29,7 +29,7 @@ from bilevel.meta.plan import plan
 from bilevel.record import folder as folders
 from bilevel.record import model
 from bilevel.study import history as histories
-from bilevel.study.events import Run
+from bilevel.study.given import Run
 from bilevel.study.study import Study
 
 

@@ -33,6 +33,19 @@ class Leaving:
 
     reason: str | None = None
 
+    def pass_on(self, run: str) -> None:
+        """Have the signal end the program, as it would have without us: a script is not to go on to its next study.
+
+        Raises:
+            KeyboardInterrupt: it was Ctrl-C. SIGTERM goes to whoever handled it before, and else ends this process.
+        """
+        if self.reason is None:
+            return
+        number = signal.Signals[self.reason]
+        if signal.getsignal(number) is signal.default_int_handler:
+            raise KeyboardInterrupt(f"{run} was interrupted; go on with bilevel.resume({run!r})")
+        signal.raise_signal(number)
+
 
 _present: Leaving | None = None
 

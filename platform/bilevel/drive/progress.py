@@ -80,7 +80,7 @@ class Board:
     """Makes `Progress`, and knows when it is time for it."""
 
     def __init__(self, study: Study, search: str, limit: float | None) -> None:
-        self._study, self._search, self._limit = study, search, limit
+        self._study, self._search, self.limit = study, search, limit
         self._looked = self._rank_at = -math.inf
         self._ended = -1
         self._best: Leader | None = None
@@ -106,8 +106,8 @@ class Board:
         known = self._configs.get(trial.number)
         return self._study.build(trial.point) if known is None else known
 
-    def standing(self, history: History) -> Standing | None:
-        """Of a search."""
+    def standing(self, history: History, budget: int | None) -> Standing | None:
+        """Of a search for so many configurations."""
         study = self._study
         if not study.searches:
             return None
@@ -118,6 +118,6 @@ class Board:
             self._front = len(history.pareto()) if len(history.objectives) > 1 else 0
             took = time.monotonic() - now
             self._rank_at = now + max(RANK_EVERY, 50 * took)
-        wanted = None if study.budget is None else study.budget * study.repeats
+        wanted = None if budget is None else budget * study.repeats
         last = study.stop.last if study.stop is not None else None
-        return Standing(wanted, last, self._limit, self._search, self._best, self._front)
+        return Standing(wanted, last, self.limit, self._search, self._best, self._front)

@@ -9,7 +9,7 @@ from bilevel.drive.attempts import Attempt
 from bilevel.drive.ledger import Ledger
 from bilevel.drive.progress import Watch
 from bilevel.errors import NotReproduced
-from bilevel.study.events import Moved, Report, Reported
+from bilevel.study.events import Moved, Report, Reported, Tagged
 from bilevel.study.history import Trial
 
 
@@ -58,6 +58,9 @@ class Reports:
                 self._ledger.record(event)
             else:
                 self._differs(recorded, event)
+        new = {name: word for name, word in report.words.items() if trial.tags.get(name, "") != word}
+        if new:
+            self._ledger.record(Tagged(attempt.trial, new))
 
     def _differs(self, recorded: Reported | None, again: Reported) -> None:
         """A recomputed step is not as recorded, or was none before; what is recorded stays."""

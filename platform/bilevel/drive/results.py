@@ -17,10 +17,10 @@ from bilevel.errors import BadInput, RecordDamaged
 from bilevel.execute.trial_runner import RANDOM
 from bilevel.record import checkpoints, journal, model
 from bilevel.record.folder import RunFolder
-from bilevel.record.trial_files import BEST
+from bilevel.record.trial_files import BEST, TrialFiles
 from bilevel.study import history as histories
 from bilevel.study import reading
-from bilevel.study.events import Asked, Ended, Opened, Reported
+from bilevel.study.events import Asked, Ended, Opened, Reported, Steered
 from bilevel.study.history import History, Leader, Trial
 from bilevel.study.study import Study
 
@@ -86,7 +86,8 @@ class Result:
     @property
     def trials(self) -> pd.DataFrame:
         """One row a trial: trial, state, objective, step, seconds (at work), seed, of (the trial that it repeats),
-        reason (why it failed or was stopped), then each value as config.*, and the last of each metric as metrics.*.
+        reason (why it failed or was stopped), then each value as config.*, the last of each metric as metrics.*, each
+        word that it reported as tags.*.
         """
         import pandas as pd  # dear to import, and not needed to run
 
@@ -96,6 +97,7 @@ class Result:
             | {"seconds": found.tracks[t.number].seconds, "seed": t.seed, "of": t.of, "reason": t.reason}
             | {f"config.{path}": value for path, value in t.config.items()}
             | {f"metrics.{name}": value for name, value in t.metrics.items()}
+            | {f"tags.{name}": word for name, word in t.tags.items()}
             for t in found.trials
         ]
         return pd.DataFrame(rows)
@@ -109,6 +111,17 @@ class Result:
             RecordDamaged: its checkpoint is not as it was written.
         """
         return kept_state(RunFolder(self.folder), trial)
+
+    def files(self, trial: int | None = None) -> dict[str, Path]:
+        """What the best trial, or this one, left in `run.folder`: by name (a path with slashes) where it lies.
+
+        Raises:
+            BadInput: there is no such trial.
+        """
+        folder = RunFolder(self.folder)
+        found = _chosen(folder, trial)
+        home = TrialFiles(folder).left(found.number)
+        return {name: home / name for name in sorted(found.files)}
 
     @property
     def reports(self) -> pd.DataFrame:
@@ -124,8 +137,8 @@ class Result:
         return pd.DataFrame(rows, columns=None if rows else ["trial", "step"])
 
 
-def kept_state(folder: RunFolder, trial: int | None = None) -> dict[str, Any]:
-    """What `Result.state` gives."""
+def _chosen(folder: RunFolder, trial: int | None) -> Trial:
+    """The best trial, or the one of this number."""
     history = histories.replay(folder.events())
     if trial is None:
         best = history.best()
@@ -134,14 +147,20 @@ def kept_state(folder: RunFolder, trial: int | None = None) -> dict[str, Any]:
         trial = best.number
     if trial not in history.trials:
         raise BadInput(f"{folder.run_id}: no trial {trial}; it has 0 to {len(history.trials) - 1}")
-    state = final_state(folder, history.trials[trial])
+    return history.trials[trial]
+
+
+def kept_state(folder: RunFolder, trial: int | None = None) -> dict[str, Any]:
+    """What `Result.state` gives."""
+    found = _chosen(folder, trial)
+    state = final_state(folder, found)
     if state is None:
         why = (
             f"its checkpoints are deleted: those of the best {BEST} trials are kept, until `bilevel clean`"
-            if history.trials[trial].kept
+            if found.kept
             else "it reported none: yield Report(step, metrics, state={...})"
         )
-        raise BadInput(f"{folder.run_id}: trial {trial} has no state; {why}")
+        raise BadInput(f"{folder.run_id}: trial {found.number} has no state; {why}")
     return {name: part for name, part in state.items() if name != RANDOM}
 
 
@@ -271,6 +290,11 @@ def fingerprint(history: History) -> str:
         for t in sorted(history.trials.values(), key=lambda t: t.number)
     ]
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def given(folder: RunFolder) -> float:
+    """Seconds that somebody gave a study on top of its own, while it ran."""
+    return sum(event.seconds for event in folder.events() if isinstance(event, Steered))
 
 
 def times(folder: RunFolder) -> tuple[float, float]:

@@ -15,8 +15,8 @@ import torch
 
 from bilevel import space as spaces
 from bilevel.drive import data, progress, results, sources, warm
-from bilevel.drive.process import leaving
-from bilevel.drive.progress import Watch
+from bilevel.drive.process import Leaving, leaving
+from bilevel.drive.progress import Quiet, Watch
 from bilevel.drive.results import Result
 from bilevel.drive.session import Session, stage_of
 from bilevel.drive.sources import Source
@@ -33,7 +33,8 @@ from bilevel.space.dimensions import admit
 from bilevel.space.secrets import redacted
 from bilevel.study import history as histories
 from bilevel.study.decisions import Decisions
-from bilevel.study.events import Asked, Run, Stage
+from bilevel.study.events import Asked, Stage
+from bilevel.study.given import Run
 from bilevel.study.history import ENDED
 from bilevel.study.objective import ObjectiveTraits
 from bilevel.study.study import Study
@@ -68,6 +69,8 @@ def run(
 
     Raises:
         BadInput: the study cannot work; nothing was begun.
+        KeyboardInterrupt: Ctrl-C, in a script: when the record is complete. Who gives a `watch`, or is in a notebook,
+            gets the result, which says `interrupted`.
     """
     named, watch = watch, watch or progress.default()
     store = Path(store)
@@ -95,7 +98,7 @@ def run(
         "data": data.digests(study),
         "track": track if track is None else redact(track),
     }
-    with leaving(), tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
+    with leaving() as asked, tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
         stage = stage_of(study, on, source, kept)  # what no node can hold is refused before anything is written
         try:
             slots = _slots(study, slots, stage)
@@ -105,11 +108,17 @@ def run(
                 found = Session(study, folder, on, uri, watch, seconds, slots, source, kept, stage, writer).work()
         finally:
             stage.close()
-    return found if named else _compared(found, watch)
+    return found if named else _returned(found, watch, asked)
 
 
-def _compared(found: Result, watch: Watch) -> Result:
-    """The result; where something simpler is better, that is said."""
+def _returned(found: Result, watch: Watch, asked: Leaving) -> Result:
+    """The result, to a script or a notebook; where something simpler is better, that is said.
+
+    Raises:
+        KeyboardInterrupt: of a script, which Ctrl-C ends, too; a notebook shows that the run was interrupted.
+    """
+    if isinstance(watch, Quiet):
+        asked.pass_on(found.run_id)
     simpler = verdict(found.metrics)
     if simpler is not None:
         watch.say(simpler)
@@ -152,7 +161,7 @@ def resume(
     tracking.check_uri(uri)
     if more < 0:
         raise BadInput(f"{folder.run_id}: {more} more trials; give a whole number from 1 on")
-    with leaving(), folder.locked():
+    with leaving() as asked, folder.locked():
         history = histories.replay(folder.events())
         if not more and history.result is not None and history.status in ENDED:
             finished = results.recorded(folder, history) or history.result
@@ -175,7 +184,7 @@ def resume(
         if more:
             study = _extend(folder, study, more)
         found = Session(study, folder, on, uri, watch, None, slots, source, kept).work()
-    return found if named else _compared(found, watch)
+    return found if named else _returned(found, watch, asked)
 
 
 def reload(folder: RunFolder, study: Study | None = None, *, new_code: bool = False) -> tuple[Study, Source]:
@@ -278,14 +287,19 @@ def _extend(folder: RunFolder, study: Study, more: int) -> Study:
 
 def _over(folder: RunFolder, study: Study) -> str:
     """What ends a study whatever its number of trials, if it has."""
-    if study.seconds is not None and results.times(folder)[0] >= study.seconds:
+    if study.seconds is not None and results.times(folder)[0] >= study.seconds + results.given(folder):
         return f"its time, {study.seconds:g} s, is over"
+    return told(folder, study).over
+
+
+def told(folder: RunFolder, study: Study) -> Decisions:
+    """A study's decisions, as far as its run has come."""
     began = journal.started(folder.journal)
     window = began.window if began else 0
     decisions = Decisions(study, warm=warm.restore(folder.document().get("warm", [])), window=window)
     for event in folder.events():
         decisions.take(event)
-    return decisions.over
+    return decisions
 
 
 def _check_window(folder: RunFolder, slots: int) -> None:

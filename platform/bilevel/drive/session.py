@@ -144,7 +144,7 @@ class Session:
         """Seconds that are left to this session: its own limit, or what earlier sessions left of the study's."""
         limits = [] if self.seconds is None else [self.seconds]
         if self.study.seconds is not None:
-            limits.append(max(0.0, self.study.seconds - results.times(self.folder)[0]))
+            limits.append(max(0.0, self.study.seconds + results.given(self.folder) - results.times(self.folder)[0]))
         return min(limits, default=None)
 
     def _started(self, window: int) -> Started:

@@ -14,7 +14,7 @@ from bilevel.drive.reports import Reports
 from bilevel.drive.spread import Spread
 from bilevel.record.trial_files import TrialFiles
 from bilevel.space.secrets import redacted
-from bilevel.study.events import Begun, Completed, Done, Fault, Gone, Lost, Order, Placed, Raised, Said, Stage
+from bilevel.study.events import Begun, Completed, Done, Fault, Gone, Left, Lost, Order, Placed, Raised, Said, Stage
 from bilevel.study.history import Trial
 from bilevel.study.outcome import end, returned
 
@@ -72,10 +72,13 @@ class Trials:
         if self._stage is None:
             self._stage = self._open()
         attended, keep = self._decisions.attended, self._keeping.every()
-        self._stage.begin(Order(trial.number, attempt.number, trial.seed, trial.point, state, attended, keep))
+        files = self._files.again(trial) if trial.files else {}
+        self._stage.begin(Order(trial.number, attempt.number, trial.seed, trial.point, state, attended, keep, files))
 
     def take_up(self, trial: Trial) -> None:
         """A trial that an earlier driver left running."""
+        if self._decisions.halted(trial.number):
+            return  # by the first decision
         if self._decisions.stopping(trial.number):
             self._end(Attempt(trial.number, trial.attempts), "stopped")
         elif not self._decisions.waits(trial.number):
@@ -122,6 +125,8 @@ class Trials:
             attempt.state, attempt.state_step = said.state, said.state_step
         for report in said.reports:
             self._reports.take(attempt, report)
+        if said.files:
+            self._ledger.record(Left(attempt.trial, self._files.take(attempt.trial, said.files)))
         if said.reports and self._decisions.verdict(attempt.trial, said.reports[-1].step) == "stop":
             self.stop(attempt.trial)
         elif said.units is not None:

@@ -14,7 +14,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any, SupportsFloat
 
 from bilevel.execute.forks import parent_alone
-from bilevel.study.events import Report, Run, Units
+from bilevel.study.events import Report, Units
+from bilevel.study.given import Run
 
 LEAVING = 10.0
 """Seconds for a function that was told to stop to come to its end."""
@@ -154,6 +155,6 @@ def final(returned: Any, metric: str, step: int) -> Report | None:
     if isinstance(returned, Mapping):
         return Report(step, dict(returned))
     if isinstance(returned, SupportsFloat) and not isinstance(returned, str):
-        return Report(step, {metric: returned})  # type: ignore[dict-item]  # made a float where reports are
+        return Report(step, {metric: returned})  # made a float where reports are
     cure = "; write `yield from` instead of `return`" if inspect.isgenerator(returned) else ""
     raise TypeError(f"the objective returned a {type(returned).__name__}; it takes a number or metrics by name{cure}")

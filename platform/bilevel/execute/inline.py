@@ -166,16 +166,17 @@ class InlineStage:
     def _advance(self, trial: int, answer: Any) -> Said:
         attempt, hosted = self._hosted[trial]
         said = hosted.advance(answer)
-        output = hosted.output()
+        output, files = hosted.output(), hosted.folder.news()
         if isinstance(said, Away):
-            return Said(trial, attempt, output=output)
+            return Said(trial, attempt, output=output, files=files)
         if isinstance(said, Units):
-            return Said(trial, attempt, units=said, output=output)
+            return Said(trial, attempt, units=said, output=output, files=files)
         if isinstance(said, Report):
             state = None if said.state is None else hosted.kept()
-            return Said(trial, attempt, (plain(said),), None, None, output, state, said.step)
+            return Said(trial, attempt, (plain(said),), None, None, output, state, said.step, files)
         del self._hosted[trial]
-        return Said(trial, attempt, (), None, said, output)
+        hosted.close()
+        return Said(trial, attempt, (), None, said, output, files=files)
 
     def close(self) -> None:
         """End all trials."""

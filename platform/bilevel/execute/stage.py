@@ -157,10 +157,12 @@ class RayStage:
         member.knows.add(KEY)
         seat.heard, seat.pulse = time.monotonic(), Pulse()
         # One argument where it can be: Ray packs each by itself, which takes longer than all the rest of a call.
-        state = None
+        state, files = None, None
         if order is not None and order.state is not None:
             order, state = dataclasses.replace(order, state=None), trees.pack(order.state)
-        large = () if state is None and script is None else (state, script)
+        if order is not None and order.files:
+            order, files = dataclasses.replace(order, files={}), order.files
+        large = () if state is None and script is None and files is None else (state, script, files)
         seat.ref = member.handle.play_packed.remote(pickle.dumps((KEY, order), pickle.HIGHEST_PROTOCOL), *large)
 
     # -- what comes back -----------------------------------------------------------------------------------------------
@@ -209,7 +211,17 @@ class RayStage:
         if played.end is not None:
             self._leave(seat, played.megabytes)
         self._news.append(
-            Said(order.trial, order.attempt, played.reports, None, played.end, played.output, state, played.state_step)
+            Said(
+                order.trial,
+                order.attempt,
+                played.reports,
+                None,
+                played.end,
+                played.output,
+                state,
+                played.state_step,
+                played.files,
+            )
         )
 
     def _leave(self, seat: _Seat, megabytes: float) -> None:

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -22,14 +23,18 @@ from bilevel.errors import BilevelError, TrialFailed, described
 from bilevel.execute.callbacks import Away, Lingers, as_generator, final, never
 from bilevel.execute.forks import parent_alone
 from bilevel.execute.output_capture import Capture, Descriptors, Streams
+from bilevel.execute.trial_folder import TrialFolder
 from bilevel.space import Space
 from bilevel.space.secrets import begun, redacted
-from bilevel.study.events import Completed, Order, Raised, Report, Run, Tree, Units
+from bilevel.study.events import Completed, Order, Raised, Report, Tree, Units
+from bilevel.study.given import Run
 
 log = logging.getLogger(__name__)
 
 LAST = 2**63 - 1
 """The last step: what a tracker's database can hold."""
+LONGEST = 10_000
+"""Characters of a text that is reported."""
 RANDOM = "bilevel.random"
 """In a state that is kept: the global random generators as they were."""
 
@@ -55,18 +60,22 @@ class Script:
         alone: bool = False,
         asked: Callable[[], bool] = never,
         device: str = "cpu",
+        home: Path | None = None,
     ) -> Hosted:
-        """An attempt, ready to begin; see `Hosted`."""
+        """An attempt, ready to begin; see `Hosted`. `home` is where its folder is made (`TrialFolder`)."""
         with _seeded(order.seed, alone=alone):  # a configuration may be a network
             config = spaces.build(spaces.settle(self.space, order.point))
         if self.space.target is dict:
             config = {**order.point, **config}  # values that the objective is going to ask for by itself
         state = None if order.state is None else {n: part for n, part in order.state.items() if n != RANDOM}
         run = Run(order.seed, order.trial, self.key, state, None, cache, self.metric, self.minimize, device)
+        folder = TrialFolder(order.files, home)
+        run.place = lambda: folder.path
         hosted = Hosted(
             self.objective,
             config,
             run,
+            folder,
             metric=self.metric,
             searched=bool(order.point),
             copies=self.copies,
@@ -91,6 +100,7 @@ class Hosted:
         objective: Callable[..., Any],
         config: Any,
         run: Run,
+        folder: TrialFolder,
         *,
         metric: str = "",
         searched: bool = False,
@@ -105,6 +115,7 @@ class Hosted:
             objective: a generator, or a function that calls `run.report` or returns its result.
             config: its configuration.
             run: what it is given beside it.
+            folder: for its files.
             metric: what a number that it returns is called.
             searched: values were chosen by a search; if they are bad input, it is this trial alone that fails.
             copies: states are copied when they are reported.
@@ -112,7 +123,7 @@ class Hosted:
             alone: this process is for trials; nothing else needs its random generators as they were.
             asked: whether this process was asked to leave; then a function is not waited for.
         """
-        self.run = run
+        self.run, self.folder = run, folder
         self.state: Tree | None = run.state
         self.state_step = 0
         self._last = -1
@@ -191,6 +202,7 @@ class Hosted:
         if not self._ended:
             with self.at_work(), self._printed.taken():
                 self._leave()
+        self.folder.close()
         return not self._lingers
 
     def _leave(self) -> None:
@@ -226,17 +238,23 @@ class Hosted:
             return said, f"a step of {said.step.bit_length()} bits was reported; steps end at {LAST}"
         if not isinstance(said.metrics, Mapping):
             return said, f"step {said.step}: metrics are a {type(said.metrics).__name__}; they take numbers by name"
-        metrics = {}
+        metrics, words = {}, dict(said.words)
         for name, value in said.metrics.items():
             if not isinstance(name, str):
                 return said, f"step {said.step}: metric {name!r} is named by a {type(name).__name__}; names are text"
+            if isinstance(value, str) and name != self._metric:
+                words[name] = str(value[:LONGEST])
+                continue
             try:
                 metrics[name] = _number(value)
             except OverflowError:
                 return said, f"step {said.step}: metric {name!r} is a number that no float can hold; report a logarithm"
-            except (TypeError, ValueError, RuntimeError):  # words, or a tensor of several numbers
-                return said, f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number"
-        said = dataclasses.replace(said, metrics=metrics)
+            except (TypeError, ValueError, RuntimeError):  # or a tensor of several numbers
+                return (
+                    said,
+                    f"step {said.step}: metric {name!r} is a {type(value).__name__}; it takes a number",
+                )
+        said = dataclasses.replace(said, metrics=metrics, words=words)
         if said.state is None:
             return said, None
         if not isinstance(said.state, dict):
@@ -292,7 +310,7 @@ def _is_pruned(error: BaseException) -> bool:
 def plain(report: Report) -> Report:
     """A report as it travels: plain numbers, no state."""
     metrics = {name: float(value) for name, value in report.metrics.items()}
-    return Report(report.step, metrics, found=report.found)
+    return Report(report.step, metrics, found=report.found, words=report.words)
 
 
 def raised(error: BaseException) -> Raised:

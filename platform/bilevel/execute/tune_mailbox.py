@@ -166,7 +166,7 @@ class Mailbox:
         state = None if played.state is None else trees.unpack(played.state)
         with self._turn:
             seat = self._seats[name]
-            said = (played.reports, None, played.end, played.output, state, played.state_step)
+            said = (played.reports, None, played.end, played.output, state, played.state_step, played.files)
             seat.waits = played.end is None
             self._tell(seat, Said(seat.trial, seat.attempt, *said))
             seat.closed = seat.closed or played.end is not None

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from bilevel.execute.callbacks import Away
 from bilevel.execute.forks import in_children, parent_alone
 from bilevel.execute.luggage import Luggage
 from bilevel.execute.settings import Settings, keep_memory, platform, settled, usable
+from bilevel.execute.trial_folder import Files
 from bilevel.execute.trial_runner import Hosted, Script, plain, raised
 from bilevel.study.events import Completed, Order, Raised, Report, Units
 
@@ -56,11 +57,12 @@ class Played:
     state: trees.Packed | None
     state_step: int
     megabytes: float
+    files: Files = field(default_factory=dict)
 
 
 Outcome = Computed | Raised | Missing
-Answer = bytes | tuple[bytes, trees.Packed]
-"""A pickled `Played | Missing | Spoiled`; its state beside it, whose tensors Ray need not copy."""
+Answer = bytes | tuple[bytes, trees.Packed | None, Files]
+"""A pickled `Played | Missing | Spoiled`; state and files beside it, whose arrays Ray need not copy."""
 
 FLUSH = 0.2
 """Seconds for which reports that need no answer are collected before they are sent."""
@@ -72,7 +74,7 @@ def unpacked(answer: Answer) -> Played | Missing | Spoiled:
         said: Played | Missing | Spoiled = pickle.loads(answer)
         return said
     played: Played = pickle.loads(answer[0])
-    return dataclasses.replace(played, state=answer[1])
+    return dataclasses.replace(played, state=answer[1], files=answer[2])
 
 
 def compute(work: Callable[[Any, Any], Any], shared: Any, item: Any, *, alone: bool = False) -> Computed | Raised:
@@ -125,7 +127,8 @@ class BilevelWorker:
         self._pollers = _pollers()
         from bilevel.execute import internals  # it imports Ray, without which this module is used, too
 
-        luggages.unpack(luggage, internals.session_folder())
+        self._home = internals.session_folder()  # goes with the cluster, however that ends
+        luggages.unpack(luggage, self._home)
         settings.apply()
         keep_memory()
         gc.freeze()  # what is imported by now stays: half a second less at each full collection
@@ -176,21 +179,26 @@ class BilevelWorker:
         finally:
             self._end_if_cut_off()
 
-    def play_packed(self, call: bytes, state: trees.Packed | None = None, script: bytes | None = None) -> Answer:
+    def play_packed(
+        self, call: bytes, state: trees.Packed | None = None, script: bytes | None = None, files: Files | None = None
+    ) -> Answer:
         """`play` as it travels: pickled in one piece, but for what is large.
 
         Args:
-            call: the pickled key and order, without its state.
-            state: of the order.
+            call: the pickled key and order, without its state and files.
+            state, files: of the order.
             script: as for `play`.
         """
         key, order = pickle.loads(call)  # from our own driver, over Ray: not from storage
         if state is not None:
             order = dataclasses.replace(order, state=state)
+        if files:
+            order = dataclasses.replace(order, files=files)
         said = self.play(key, order, script)
-        if not isinstance(said, Played) or said.state is None:
+        if not isinstance(said, Played) or (said.state is None and not said.files):
             return pickle.dumps(said, pickle.HIGHEST_PROTOCOL)
-        return pickle.dumps(dataclasses.replace(said, state=None), pickle.HIGHEST_PROTOCOL), said.state
+        light = dataclasses.replace(said, state=None, files={})
+        return pickle.dumps(light, pickle.HIGHEST_PROTOCOL), said.state, said.files
 
     def play(self, key: int, order: Order | None, script: bytes | None = None) -> Played | Missing | Spoiled:
         """Begin a trial, or go on with the one that waits here.
@@ -209,7 +217,7 @@ class BilevelWorker:
             if self._spoiled:
                 return Spoiled()
             self._settings.apply()
-            self._trial = _Playing(self._kept[key], order, self._cache, str(self._device))
+            self._trial = _Playing(self._kept[key], order, self._cache, str(self._device), self._home)
         if self._trial is None:
             return Spoiled() if self._spoiled else Missing()
         try:
@@ -244,18 +252,20 @@ class BilevelWorker:
 class _Playing:
     """A trial on this worker, and when its state was last wanted."""
 
-    def __init__(self, script: Script, order: Order, cache: dict[Any, Any], device: str) -> None:
+    def __init__(
+        self, script: Script, order: Order, cache: dict[Any, Any], device: str, home: Path | None = None
+    ) -> None:
         self._order = order
         self._minimize = script.minimize
         self._metric = script.metric
         self._sent_step = 0
-        self._sent_at = time.monotonic()
+        self._sent_at = self._filed_at = time.monotonic()
         self._best: float | None = None
         self._failed: Raised | None = None
         try:
             state = None if order.state is None else trees.unpack(order.state)
             order = dataclasses.replace(order, state=state)
-            self._hosted: Hosted | None = script.host(order, cache, alone=True, device=device)
+            self._hosted: Hosted | None = script.host(order, cache, alone=True, device=device, home=home)
         except BaseException as error:  # noqa: BLE001 the user's configuration refuses these values
             self._hosted, self._failed = None, raised(error)
 
@@ -284,11 +294,20 @@ class _Playing:
         if (wanted or end is not None) and hosted.state is not None and hosted.state_step > self._sent_step:
             state, step = trees.pack(hosted.kept()), hosted.state_step
             self._sent_step, self._sent_at = step, time.monotonic()
-        return Played(tuple(reports), end, hosted.output(), state, step, resident())
+        # Files go with the state that they belong to, and wherever the trial may be stopped, or has ended.
+        due = self._order.attended or end is not None or state is not None or self._stale()
+        files = hosted.folder.news() if due else {}
+        if files:
+            self._filed_at = time.monotonic()
+        return Played(tuple(reports), end, hosted.output(), state, step, resident(), files)
 
     def close(self) -> bool:
         """End it where it stands; whether it has ended."""
         return self._hosted is None or self._hosted.close()
+
+    def _stale(self) -> bool:
+        """Whether files, should there be new ones, have waited as long as a state may."""
+        return time.monotonic() - self._filed_at >= self._order.keep[0]
 
     def _wanted(self, report: Report) -> bool:
         """Whether it is time for a state: now and then, and sooner after a new best."""

@@ -23,7 +23,8 @@ from bilevel.meta.configuration import MetaTraining
 from bilevel.meta.learned import Plan, Values
 from bilevel.meta.plan import check, plan
 from bilevel.meta.units import ExhibitUnit, JudgeUnit, TrainUnit, draw, shards
-from bilevel.study.events import Report, Run, Tree, Units
+from bilevel.study.events import Report, Tree, Units
+from bilevel.study.given import Run
 
 EXHIBITED = 3  # test tasks whose predictions are kept for the figures
 COMPARED = 8  # test tasks at least in a unit of what is fitted to a support alone: small fits cost by the call

@@ -13,7 +13,8 @@ from bilevel.inner.labels import Labels, labels_of, settled
 from bilevel.meta.configuration import MetaTraining
 from bilevel.meta.learned import Plan, check_fits, prepare
 from bilevel.meta.units import one
-from bilevel.study.events import Run, Tree
+from bilevel.study.events import Tree
+from bilevel.study.given import Run
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 LOOKED_AT = 3  # episodes of each split, besides the example, to count classes in

@@ -104,7 +104,9 @@ class RunFolder:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 holder = os.pread(fd, 64, 0).decode(errors="replace").strip() or "unknown"
-                raise RunLocked(f"{self.run_id}: another driver (process {holder}) is at work on this run") from error
+                raise RunLocked(
+                    f"{self.run_id}: another driver (process {holder}) is at work on it; `bilevel steer` reaches it"
+                ) from error
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             yield

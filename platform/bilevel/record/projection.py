@@ -55,6 +55,8 @@ class Page:
     """Tags by which the run is found again, set when it is created."""
     born: int = 0
     """Unix time [ms] of creation."""
+    files: set[str] = field(default_factory=set)
+    """Of a trial: those that are to be uploaded."""
     source: bool = False
     """The study's source is to be uploaded."""
     result: Mapping[str, Any] | None = None
@@ -177,8 +179,7 @@ class Projection:
     def _asked(self, event: dict[str, Any], now: int) -> None:
         trial, self.ended = event["trial"], False
         numbers = _numbers(event["config"], event.get("point", {}))
-        identity = {"bilevel.kind": "trial", "bilevel.trial": str(trial)}
-        self._open[trial] = _Open(now, identity, numbers=numbers)
+        self._open[trial] = _Open(now, _identity(trial), numbers=numbers)
         page = self._page(trial)
         for path, value in event["config"].items():
             page.params |= _params(path, value, path in self._log and path in numbers, event["config"])
@@ -232,6 +233,13 @@ class Projection:
             page.params |= _params(name, said["value"], log, event["found"])
             self._count(name, page)
 
+    def _tagged(self, event: dict[str, Any], _: int) -> None:
+        tags = {tag(name): text(word) for name, word in event["tags"].items()}
+        self._page(event["trial"]).tags |= tags
+
+    def _left(self, event: dict[str, Any], _: int) -> None:
+        self._page(event["trial"]).files |= {name for name, sha256 in event["files"].items() if sha256}
+
     def _ended(self, event: dict[str, Any], now: int) -> None:
         trial, step = event["trial"], event["step"]
         page, own = self._page(trial), self._open.pop(trial)
@@ -257,7 +265,7 @@ class Projection:
 
     def _page(self, run: int | None) -> Page:
         if run not in self.pages:
-            own = self._open[run]
+            own = self._open.get(run) or _Open(0, _identity(run))  # a trial that has ended is there already
             name = self.run_id if run is None else f"trial {run}"
             self.pages[run] = Page(name=name, identity=own.identity, born=own.born)
         return self.pages[run]
@@ -281,6 +289,10 @@ class Projection:
         heapq.heappush(self._leaders, (key, trial))
         if len(self._leaders) > COMPARED:
             heapq.heappop(self._leaders)
+
+
+def _identity(trial: int | None) -> dict[str, str]:
+    return {"bilevel.kind": "trial", "bilevel.trial": str(trial)}
 
 
 def _params(path: str, value: Any, log: bool, others: Iterable[str]) -> dict[str, str]:
@@ -326,6 +338,14 @@ def allowed(name: str, before: str = "") -> str:
     """
     written = _readable(before + name)
     return written if written.replace(" at ", "@") == before + name else _marked(written, name)
+
+
+@lru_cache(NAMES)
+def tag(name: str) -> str:
+    """What a tag of the user's own is called: a note is what MLflow shows as such, and none is one of ours."""
+    if name == "note":
+        return "mlflow.note.content"
+    return allowed(name, "tag." if name.startswith(("mlflow.", "bilevel.")) else "")
 
 
 def _readable(name: str) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bilevel.errors import RecordDamaged, StoreFailed
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
 from bilevel.space.secrets import redacted
+from bilevel.study import reading
 from bilevel.study.events import Tree
 from bilevel.study.history import History, Trial, mean
 
@@ -84,6 +89,57 @@ class TrialFiles:
             first = -heapq.heappop(self._best)[-1]
             for number in range(first, first + self._repeats):
                 self._remove(number)
+
+    # -- what trials make ----------------------------------------------------------------------------------------------
+
+    def take(self, trial: int, files: Mapping[str, Any]) -> dict[str, str]:
+        """Keep files of a trial, arrays of bytes by name (None: it is gone); their SHA-256, "" of what is gone.
+
+        Raises:
+            StoreFailed: the disk is full or gone.
+        """
+        home, found = self.left(trial), {}
+        try:
+            for name, content in files.items():
+                if not reading.is_plain(name):  # a worker is not to write elsewhere
+                    raise RecordDamaged(f"trial {trial} left a file {name!r}, which lies outside of its folder")
+                file = home / name
+                if content is None:
+                    file.unlink(missing_ok=True)
+                    found[name] = ""
+                    continue
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_name(f".{file.name}.part")
+                part.write_bytes(content)
+                part.replace(file)
+                found[name] = hashlib.sha256(content).hexdigest()
+        except OSError as error:
+            raise StoreFailed(f"{home}: cannot be written: {error.strerror}; free space, then resume") from error
+        return found
+
+    def again(self, trial: Trial) -> dict[str, Any]:
+        """What `take` kept of a trial, for another attempt at it."""
+        home = self.left(trial.number)
+        return {n: np.fromfile(home / n, np.uint8) for n in trial.files if (home / n).is_file()}
+
+    def places(self, trial: Trial) -> list[str]:
+        """Where what is kept of a trial lies, in lines: its last state, its files."""
+        found = []
+        steps = [s for s in sorted(trial.kept) if checkpoints.folder(self._folder.path, trial.number, s).is_dir()]
+        if steps:
+            found.append(f"state of step {steps[-1]}: {checkpoints.folder(self._folder.path, trial.number, steps[-1])}")
+        home = self.left(trial.number)
+        found += [f"files: {home}"] if trial.files else []
+        for name in sorted(trial.files):
+            size = (home / name).stat().st_size if (home / name).is_file() else None
+            found.append(f"  {name}, " + ("which is gone" if size is None else f"{size:,} bytes"))
+        return found
+
+    def left(self, trial: int) -> Path:
+        """Where the files of a trial lie, if it has made any."""
+        return self._folder.path / "files" / f"trial-{trial:04d}"
+
+    # -- which checkpoints are worth their space -----------------------------------------------------------------------
 
     def _ended(self, first: int, history: History) -> list[Trial] | None:
         """The trials of a configuration, if all have ended and one has a checkpoint."""

@@ -65,7 +65,8 @@ class Asking:
         self._found: dict[str, Any] = {}  # values that the objective asked for by itself: their dimensions
         self._starts = self._first_points()
         self._serials: dict[int, int] = {}  # of configurations not told yet: first trial -> the search's number
-        self._candidates = 0
+        self._candidates = self._given = 0
+        self._wanted: list[Point] = []
         self._others = False  # whether a trial has ended in another way than the first one's failure
         self._next_serial = 0
         self._refused: list[Point] = []  # proposals ruled out since the last candidate; the search knows them
@@ -124,6 +125,18 @@ class Asking:
         self._serials[event.trial] = self._next_serial
         self._next_serial += 1
         self._candidates += 1
+        if self._wanted and dict(event.point) == dict(self._wanted[0]):
+            del self._wanted[0]
+            self._given += 1
+
+    def steered(self, points: Sequence[Point]) -> None:
+        """Somebody wants these tried next."""
+        self._wanted += points
+
+    @property
+    def wanted(self) -> int:
+        """How many of these are left."""
+        return len(self._wanted)
 
     def reported(self, event: Reported) -> None:
         """A trial has come to a step."""
@@ -225,8 +238,11 @@ class Asking:
         searcher = self._searcher
         if searcher is None:
             return None
-        if self._candidates < len(self._starts):
-            return self._starts[self._candidates], tuple(self._refused)
+        if self._wanted:
+            return dict(self._wanted[0]), tuple(self._refused)
+        begun = self._candidates - self._given
+        if begun < len(self._starts):
+            return self._starts[begun], tuple(self._refused)
         grid = isinstance(self.search, Grid)  # it ends by itself
         while grid or len(self._refused) < REFUSALS:
             point = self._question(searcher)
@@ -283,7 +299,7 @@ class Asking:
             return
         if self._ahead is None:
             self._ahead = Ahead(self._searcher)
-        if self._candidates >= len(self._starts):
+        if self._candidates - self._given >= len(self._starts) and not self._wanted:
             self._ahead.prepare(self._next_serial)
 
     def close(self) -> None:

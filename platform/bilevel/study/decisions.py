@@ -11,12 +11,13 @@ from typing import Literal
 from bilevel.errors import BadInput
 from bilevel.search.port import Point, Population, Told
 from bilevel.study.asking import Asking
-from bilevel.study.events import Asked, Ended, Event, Moved, Reported, Turned
+from bilevel.study.events import Asked, Ended, Event, Moved, Reported, Steered, Turned
 from bilevel.study.history import History, Trial
 from bilevel.study.study import Study
 
 LEADERS = 3
 """Configurations that are confirmed."""
+BY_HAND = "stopped by hand"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Decisions:
         self._held: set[int] = set()
         self._diverged: set[int] = set()
         self._turn = 0
+        self._steered: set[str] = set()
+        self._more = 0  # configurations that somebody gave on top
+        self._halted: set[int] = set()
 
     # -- what happened -------------------------------------------------------------------------------------------------
 
@@ -77,8 +81,14 @@ class Decisions:
                 self._held.discard(event.trial)
                 self._diverged.discard(event.trial)
                 self._stopping.pop(event.trial, None)
+                self._halted.discard(event.trial)
                 if not self.history.trials[event.trial].confirms:
                     self.asking.ended(self.history.trials[event.trial])
+            case Steered():
+                self._steered.add(event.request)
+                self._more += event.trials
+                self._halted.update(event.stop)
+                self.asking.steered(event.points)
             case Moved():
                 self._held.add(event.trial)  # it waits for the turn's end
             case Turned():
@@ -137,6 +147,14 @@ class Decisions:
         """Whether a running trial is to be stopped (its driver died before it could)."""
         return number in self._stopping
 
+    def halted(self, number: int) -> bool:
+        """Whether somebody wants a running trial to be stopped."""
+        return number in self._halted
+
+    def heeded(self, request: str) -> bool:
+        """Whether a request was answered."""
+        return request in self._steered
+
     def waits(self, number: int) -> bool:
         """Whether a running member waits for the others, with all that they may need of it on disk."""
         trial = self.history.trials[number]
@@ -172,6 +190,8 @@ class Decisions:
     def next(self, slots: int) -> list[Command]:
         """The trials to begin now, given `slots` places for running ones; moves in a population; or the end."""
         running = self.history.running
+        if self._halted:
+            return [Halt(number, BY_HAND) for number in sorted(self._halted)]
         if self._at_target and not self.window:  # with one it would be a matter of timing how far each has come
             searched = [number for number in running if not self.history.trials[number].confirms]
             if searched:
@@ -257,10 +277,20 @@ class Decisions:
     def _at_target(self) -> bool:
         return self.study.target is not None and self.asking.best <= self.study.sign * self.study.target
 
+    @property
+    def budget(self) -> int | None:
+        """How many configurations are asked for, with those that were given on top; None: as many as the search has."""
+        return None if self.study.budget is None else self.study.budget + self._more
+
+    @property
+    def left(self) -> int | None:
+        """How many of them nothing is known of yet."""
+        asked = -(-self._searched // self.study.repeats)
+        return None if self.budget is None else max(0, self.budget - asked - self.asking.wanted)
+
     def _spent(self, ahead: int = 0) -> bool:
         """Whether all configurations that there may be are asked for, with `ahead` trials more."""
-        budget = self.study.budget
-        return budget is not None and self._searched + ahead >= budget * self.study.repeats
+        return self.budget is not None and self._searched + ahead >= self.budget * self.study.repeats
 
     def _confirmations(self) -> list[Command]:
         """What is missing: each leader of the search is tried so often again."""

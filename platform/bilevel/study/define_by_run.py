@@ -9,7 +9,8 @@ from typing import Any, ClassVar, SupportsFloat
 from bilevel.errors import BadInput
 from bilevel.space.conversion import describe
 from bilevel.space.dimensions import Dimension, Int, Log, LogInt, OneOf, Uniform, admit
-from bilevel.study.events import Report, Run
+from bilevel.study.events import Report
+from bilevel.study.given import Run
 
 
 def define_by_run(function: Callable[[Any], Any], metric: str | tuple[str, ...] = "value") -> DefinedByRun:

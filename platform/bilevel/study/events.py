@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from bilevel.episodes import Key  # it brings torch, which who only reads a journal can do without
-
-T = TypeVar("T")
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, Any]
+"""By name: numbers, of any kind that has a float; text is kept as a tag of the trial."""
 Tree = dict[str, Any]
 """Nested dicts of tensors and JSON values."""
 
@@ -31,6 +28,8 @@ class Report:
     state: Tree | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     """Values that the objective itself asked for on the way (`define_by_run`): name -> {"value", "dimension"}."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What of `metrics` is text: tags of the trial, the last one of each name."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ class Order:
         state: what to go on from, or None: from the start.
         attended: every report waits for an answer (go on, or stop); otherwise reports may come several at a time.
         keep: seconds between states that are wanted, and between those of a new best; 0: every one.
+        files: what earlier attempts left in `Run.folder`, as arrays of bytes by name.
     """
 
     trial: int
@@ -99,6 +99,7 @@ class Order:
     state: Any = None
     attended: bool = False
     keep: tuple[float, float] = (15.0, 2.0)
+    files: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Said:
     """What a trial says: reports, then maybe an end or work to be spread; `output` is what it printed meanwhile.
 
     Without an end it waits for `Stage.answer`. `state` is the newest that it reported, if it came along, of step
-    `state_step`; the reports themselves carry none.
+    `state_step`; the reports themselves carry none. `files` are those of `Run.folder` that are new or have changed, as
+    arrays of bytes, and None for those that are gone.
     """
 
     trial: int
@@ -126,6 +128,7 @@ class Said:
     output: str = ""
     state: Tree | None = None
     state_step: int = 0
+    files: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -289,6 +292,39 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Tagged:
+    """Words about a trial, by name: from its own reports, or from somebody who looks on; an empty one is taken off."""
+
+    trial: int
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Files of a trial are kept: name (a path with slashes) -> SHA-256; "" of one that is gone."""
+
+    trial: int
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Steered:
+    """Somebody outside asked for something, by the request of this name; `said` is the answer, `refused`: a no.
+
+    `points` are to be tried next, searched values by the name of their parameter; `stop` are trials to be ended;
+    `trials` and `seconds` come on top of what there may be.
+    """
+
+    request: str
+    said: str
+    points: Sequence[Mapping[str, Any]] = ()
+    stop: Sequence[int] = ()
+    trials: int = 0
+    seconds: float = 0.0
+    refused: bool = False
+
+
+@dataclass(frozen=True)
 class Kept:
     """A checkpoint is complete on disk: the SHA-256 of its manifest."""
 
@@ -331,7 +367,10 @@ class Interrupted:
     reason: str
 
 
-Event = Started | Opened | Asked | Begun | Moved | Turned | Reported | Kept | Ended | Finished | Interrupted | Fault
+Event = (
+    Started | Opened | Steered | Asked | Begun | Moved | Turned | Reported | Tagged | Left | Kept | Ended | Finished
+    | Interrupted | Fault
+)  # fmt: skip
 
 
 class Executor(Protocol):
@@ -356,39 +395,3 @@ class Executor(Protocol):
     def close(self) -> None:
         """End what was started; nothing stays running."""
         ...
-
-
-# -- what an objective is given ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """One attempt at one trial, as its objective sees it."""
-
-    seed: int
-    """An integer that is this trial's own, a function of the study's seed and the trial's number."""
-    trial: int
-    key: Key
-    """The study's key; the trial's own randomness is below `key.child("trial", trial)`."""
-    state: Tree | None = None
-    """What to go on from: the last state kept, or None at the start."""
-    sink: Callable[[Report], bool] | None = None
-    kept: dict[Any, Any] = field(default_factory=dict)
-    metric: str = ""
-    """What the study looks for; of several objectives the first."""
-    minimize: bool = True
-    device: str = "cpu"
-    """The trial's torch device: "cuda" where its worker has a GPU, else what `device=` names, or the CPU."""
-
-    def report(self, step: int, metrics: Metrics, state: Tree | None = None) -> bool:
-        """For code built on callbacks: the same as yielding `Report`. True: stop now."""
-        if self.sink is None:
-            raise RuntimeError("run.report works only while the study runs this objective")
-        return self.sink(Report(step, metrics, state))
-
-    def cache(self, key: Any, build: Callable[[], T]) -> T:
-        """`build()`, or what it gave earlier on this worker under the same key (data that is dear to load)."""
-        if key not in self.kept:
-            self.kept[key] = build()
-        value: T = self.kept[key]
-        return value

@@ -17,15 +17,18 @@ from bilevel.study.events import (
     Finished,
     Interrupted,
     Kept,
+    Left,
     Moved,
     Opened,
     Reported,
     Started,
+    Steered,
+    Tagged,
 )
 
 INHERITED = ("step", "metrics", "best", "best_step", "best_metrics")
 """What a member of a population takes over from another."""
-STAYS = ("attempts", "failures", "deaths", "worker")
+STAYS = ("attempts", "failures", "deaths", "worker", "tags", "files")
 """What it keeps of its time as another when it counts as what it was before."""
 
 
@@ -62,6 +65,10 @@ class Trial:
     learned: str | None = None
     kept: Mapping[int, str] = field(default_factory=dict)
     """Checkpoints: step -> SHA-256 of the manifest."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Words about it, by name."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What it left in `Run.folder`: name -> SHA-256."""
     attempts: int = 0
     failures: int = 0
     """Attempts that raised."""
@@ -127,8 +134,11 @@ class History:
                 self._put(Trial(event.trial, event.config, event.seed, event.point, event.of, event.confirms))
                 self.running[event.trial] = None
                 self.status = self.result = None  # a finished study that is extended goes on
-            case Begun() | Moved() | Reported() | Kept() | Ended():
+            case Begun() | Moved() | Reported() | Tagged() | Left() | Kept() | Ended():
                 self._put(self._after(self.trials[event.trial], event))
+            case Steered():
+                if event.trials or event.seconds or event.points:  # so does one that is given more to do
+                    self.status = self.result = None
             case Finished():
                 self.status, self.result = event.status, event.result
             case Interrupted():
@@ -139,10 +149,14 @@ class History:
     def _put(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
 
-    def _after(self, trial: Trial, event: Begun | Moved | Reported | Kept | Ended) -> Trial:
+    def _after(self, trial: Trial, event: Begun | Moved | Reported | Tagged | Left | Kept | Ended) -> Trial:
         match event:
             case Reported():
                 return self._reported(trial, event)
+            case Tagged():
+                return dataclasses.replace(trial, tags=_without_empty(trial.tags, event.tags))
+            case Left():
+                return dataclasses.replace(trial, files=_without_empty(trial.files, event.files))
             case Kept():
                 return dataclasses.replace(trial, kept={**trial.kept, event.step: event.manifest}, moved=None)
             case Begun():
@@ -294,6 +308,11 @@ def mean(values: Sequence[float]) -> float:
     """Their mean, up to the largest floats there are."""
     total = sum(values)
     return total / len(values) if math.isfinite(total) else sum(value / len(values) for value in values)
+
+
+def _without_empty(before: Mapping[str, str], news: Mapping[str, str]) -> dict[str, str]:
+    """What was there, with the news; an empty word takes its name away."""
+    return {name: word for name, word in {**before, **news}.items() if word}
 
 
 def _averaged(trials: list[Trial]) -> Trial:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bilevel.study.events import Run, Units
+from bilevel.study.events import Units
+from bilevel.study.given import Run
 from bilevel.traits import Trait, Traits
 
 

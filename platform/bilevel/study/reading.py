@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
 from bilevel.errors import RecordDamaged
-from bilevel.study.events import Asked, Begun, Ended, Event, Finished, Kept, Moved, Reported, Started
+from bilevel.study.events import (
+    Asked,
+    Begun,
+    Ended,
+    Event,
+    Finished,
+    Kept,
+    Left,
+    Moved,
+    Reported,
+    Started,
+    Steered,
+    Tagged,
+)  # fmt: skip
 
 STATES = ("completed", "stopped", "failed")
 LARGEST = 1 << 64
@@ -64,10 +78,17 @@ class Course:
             if event.of is not None:
                 self._known(event.of, event)
             self._asked.add(event.trial)
-        elif isinstance(event, Begun | Moved | Reported | Kept | Ended):
+        elif isinstance(event, Begun | Moved | Reported | Tagged | Left | Kept | Ended):
             self._known(event.trial, event)
         if isinstance(event, Moved):
             self._known(event.donor, event)
+        for trial in event.stop if isinstance(event, Steered) else ():
+            self._known(trial, event)
+        if isinstance(event, Steered) and (event.trials < 0 or not 0 <= event.seconds < math.inf):
+            raise RecordDamaged(f"steered gives {event.trials} trials and {event.seconds:g} s; they are from 0 on")
+        for name in event.files if isinstance(event, Left) else ():
+            if not is_plain(name):
+                raise RecordDamaged(f"left names the file {name[:60]!r}, which lies outside of the trial's folder")
         for name, said in event.found.items() if isinstance(event, Reported) else ():
             if not isinstance(said, dict) or not {"value", "dimension"} <= said.keys():
                 raise RecordDamaged(f"reported found {name!r} as {str(said)[:60]!r}; it has value and dimension")
@@ -79,6 +100,12 @@ class Course:
     def _known(self, trial: int, event: Event) -> None:
         if trial not in self._asked:
             raise RecordDamaged(f"{type(event).__name__.lower()} names trial {trial}, which was never asked")
+
+
+def is_plain(name: str) -> bool:
+    """Whether a file's name (a path with slashes) stays within the folder that it is in."""
+    parts = name.split("/")
+    return bool(name) and "\0" not in name and not any(part in ("", ".", "..") for part in parts)
 
 
 def result(said: Mapping[str, Any]) -> None:

@@ -153,8 +153,10 @@ def _failed(failures: Sequence[summary.Failure]) -> Table:
 # -- a trial -----------------------------------------------------------------------------------------------------------
 
 
-def trial(found: Search, number_: int, output: str = "", raised: str = "") -> Group:
-    """Its state, configuration, attempts, metrics and curve, the end of what it printed, and what it raised."""
+def trial(found: Search, number_: int, output: str = "", places: Sequence[str] = (), raised: str = "") -> Group:
+    """Its state, configuration, attempts, metrics and curve, what it left (at `places`), the end of what it printed, and
+    what it raised.
+    """
     one, track = found.history.trials[number_], found.tracks[number_]
     head = f"trial {number_}: {one.state}, step {one.step}, seed {one.seed}"
     parts: list[Any] = [plain(head, style="bold")]
@@ -180,6 +182,10 @@ def trial(found: Search, number_: int, output: str = "", raised: str = "") -> Gr
     if len(curve) > 1:
         line = plain(f"{found.metric} by step  ").append(f"{number(curve[0, 1])} ", style="dim")
         parts.append(line.append(spark(curve[:, 1]), style="cyan").append(f" {number(curve[-1, 1])}"))
+    if one.tags:
+        parts += [plain(), plain("tags", style="italic"), _pairs(one.tags)]
+    if places:
+        parts += [plain(), plain("kept", style="italic"), *map(plain, places)]
     if output.strip():
         lines = output.rstrip().splitlines()
         title = "output" if len(lines) <= TAIL else f"output, the last {TAIL} of {len(lines)} lines"

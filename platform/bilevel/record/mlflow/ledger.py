@@ -70,6 +70,11 @@ class Ledger:
             self._upload_source(self.runs[None])
         if page is not None and page.result is not None:
             self._upload_result(self.runs[None], page.result)
+        for number, own in pages.items():
+            if own.files and number is not None:  # before the cursor, so that an outage loses none
+                if number not in self.runs:
+                    self.runs[number] = self._requests.create(own, self.runs[None])
+                self._upload_files(self.runs[number], number, own.files)
         if self._tables is not None:
             from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -155,6 +160,13 @@ class Ledger:
     def _upload(self, run: str, name: str) -> None:
         if (self._folder / name).is_dir():
             self._client.log_artifacts(run, str(self._folder / name), name)
+
+    def _upload_files(self, run: str, trial: int, names: set[str]) -> None:
+        """What a trial has made, as it is now; a file may be gone again."""
+        home = self._folder / "files" / f"trial-{trial:04d}"
+        for name in sorted(names):
+            if (home / name).is_file():
+                self._client.log_artifact(run, str(home / name), str(PurePosixPath("files", name).parent))
 
     def _upload_result(self, run: str, result: Mapping[str, Any]) -> None:
         self._upload(run, "model")
