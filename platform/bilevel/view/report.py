@@ -18,6 +18,7 @@ from bilevel.figures.importance import importance
 from bilevel.figures.style import SHADES
 from bilevel.figures.values import ordered
 from bilevel.space.dimensions import Parameter
+from bilevel.study import telling
 
 LEADERS = 10  # rows of the table
 COLUMNS = 8  # searched values in it, the most important ones
@@ -120,8 +121,11 @@ def _headline(search: Search, parameters: Sequence[Parameter]) -> str:
     metrics = [(escape(name), f"{value:.5g}") for name, value in sorted(best.trial.metrics.items())]
     tables = _details("its searched values", first, most=len(first))
     tables += _details("the rest of its configuration" if first else "its configuration", rest)
-    tables += _details("its metrics, as last reported", metrics)
-    return f'<section><p class="best">{line}</p>{tables}</section>'
+    alone = f"metrics of trial {best.trial.number} alone, as last reported ({best.runs} seeds make the value above)"
+    tables += _details("its metrics, as last reported" if best.runs < 2 else alone, metrics)
+    passed = telling.passed(search.history)
+    said = f'<p class="bad">{escape(passed)}</p>' if passed else ""
+    return f'<section><p class="best">{line}</p>{said}{tables}</section>'
 
 
 def _details(title: str, rows: Sequence[tuple[str, str]], most: int = OPEN) -> str:
@@ -133,7 +137,11 @@ def _details(title: str, rows: Sequence[tuple[str, str]], most: int = OPEN) -> s
 
 def _counts(search: Search) -> str:
     found = dict(summary.counts(search))
-    entries = [("trials", str(len(search.history.trials)))]
+    configurations = len({trial.group for trial in search.trials})
+    entries = [("configurations", str(configurations))] if configurations < len(search.trials) else []
+    entries.append(("trials", str(len(search.trials))))
+    again = sum(trial.confirms for trial in search.trials)
+    entries += [("of these confirm leaders", str(again))] if again else []
     entries += [(state, str(count)) for state, count in found.items() if count or state == "failed"]
     entries.append(("time at work", summary.duration(search.seconds)))
     ended = sum(count for state, count in found.items() if state != "running")

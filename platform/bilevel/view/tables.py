@@ -19,6 +19,7 @@ from bilevel.figures.search import Array
 from bilevel.figures.values import ordered
 from bilevel.figures.views import incumbents
 from bilevel.space.dimensions import Parameter
+from bilevel.study import telling
 from bilevel.study.history import Trial
 from bilevel.view.paper import plain
 from bilevel.view.raised import shortened
@@ -63,6 +64,8 @@ def search(found: Search) -> Group:
             plain(title, style="italic"),
             _Fitted(lambda width: _leaders(found, rows, parameters, width)),
         ]
+    passed = telling.passed(found.history)
+    parts += [plain(passed, style="yellow")] if passed else []
     for view, known in zip(views, matters, strict=True):
         if known is not None:
             parts += [plain(), *_matters(known, f" for {view.metric}" if len(views) > 1 else "")]
@@ -74,7 +77,8 @@ def search(found: Search) -> Group:
 
 def _counted(found: Search) -> Text:
     counts = [f"{n} {state}" for state, n in summary.counts(found).items() if n]
-    line = f"{len(found.history.trials)} trials: {', '.join(counts) or 'none begun'}"
+    said = telling.tried(found.history)
+    line = f"{len(found.history.trials)} trials{f' ({said})' if said else ''}: {', '.join(counts) or 'none begun'}"
     line += f"; {summary.duration(found.seconds)} at work"
     if len(found.sessions) > 1:
         line += f" in {len(found.sessions)} sessions"
@@ -154,9 +158,7 @@ def _failed(failures: Sequence[summary.Failure]) -> Table:
 
 
 def trial(found: Search, number_: int, output: str = "", places: Sequence[str] = (), raised: str = "") -> Group:
-    """Its state, configuration, attempts, metrics and curve, what it left (at `places`), the end of what it printed, and
-    what it raised.
-    """
+    """Its state, configuration, attempts, metrics and curve, what it left (at `places`), printed and raised."""
     one, track = found.history.trials[number_], found.tracks[number_]
     head = f"trial {number_}: {one.state}, step {one.step}, seed {one.seed}"
     parts: list[Any] = [plain(head, style="bold")]
