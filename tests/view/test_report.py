@@ -132,7 +132,7 @@ def test_a_page_of_forty_trials_takes_two_megabytes(tmp_path: Path) -> None:
 
 def test_the_head_of_a_table_breaks_between_words(tmp_path: Path) -> None:
     text, _ = written(searches.search(searches.study(40)), tmp_path)
-    assert "<th>opt.<wbr>momentum</th>" in text
+    assert "<th>opt[Sgd].<wbr>momentum</th>" in text
     assert "<th>width</th>" in text
     assert re.search(r"\.cards th\{[^}]*overflow-wrap:normal", text)
 
