@@ -8,7 +8,7 @@ import pytest
 from bilevel.figures.chart import Layer, Panel, distinct, number, short, thin
 from bilevel.figures.importance import importance
 from bilevel.figures.scales import even_ticks, hours, log_ticks, spread
-from bilevel.figures.values import ASIDE, importance_chart, ordered, parallel_coordinates, slices
+from bilevel.figures.values import ASIDE, AXES, BARS, importance_chart, ordered, parallel_coordinates, slices
 from bilevel.space.dimensions import LogInt, OneOf
 from support import searches
 
@@ -196,3 +196,14 @@ def test_an_axis_is_logarithmic_only_where_that_tells_good_values_apart() -> Non
     assert errors.span[1] < 0.15
     assert spread("loss", np.geomspace(1e-4, 1.0, 30))[0].log
     assert spread("throughput", np.geomspace(1.0, 1e4, 30), minimize=False)[0].log
+
+
+def test_what_a_figure_leaves_out_is_said() -> None:
+    found = searches.odd()["forty"]
+    known = importance(found)
+    assert known is not None
+    bars, lines = importance_chart(known), parallel_coordinates(found, known)
+    assert bars is not None
+    assert lines is not None
+    assert f"({len(known.shares) - BARS} shorter ones are not shown)." in bars.caption or not known.telling
+    assert lines.caption.endswith(f"({len(known.shares) - AXES} less important values are not shown).")

@@ -157,7 +157,8 @@ Ticks = list[tuple[float, str]]
 
 def parallel_coordinates(search: Search, found: Importance | None) -> Chart | None:
     """Each trial as a line over all searched values and its objectives, from top to bottom, colored by the first."""
-    parameters = ordered(search, found)[:AXES]
+    known = ordered(search, found)
+    parameters = known[:AXES]
     valued = [t for t in search.valued() if t.state == "completed"]
     valued = valued if len(valued) >= 10 else search.valued()
     if len(parameters) < 2 or len(valued) < 2:
@@ -185,6 +186,8 @@ def parallel_coordinates(search: Search, found: Importance | None) -> Chart | No
     caption = "Where the dark lines run through one place, that value matters; where they spread, it does not."
     if len(chosen) < len(valued):
         caption = caption[:-1] + f" ({len(chosen)} of {len(valued)} trials)."
+    if len(parameters) < len(known):
+        caption = caption[:-1] + f" ({len(known) - len(parameters)} less important values are not shown)."
     hidden = Axis("", span=(-0.18 if aside.any() else -0.05, 1.05), ticks=())
     high = Axis("", span=(-rows.shape[1] + 0.55, 0.5), ticks=())
     panel = Panel(hidden, high, tuple(layers), height=0.28 * rows.shape[1])
@@ -284,6 +287,8 @@ def importance_charts(found: Sequence[tuple[str, Importance | None]]) -> Chart |
     at = "" if first.step is None else f" compared at step {first.step}"
     how = f"permutation in a forest fitted to the ranks of {first.trials} trials{at}; lines: 80 % interval; {told}"
     caption = f"Search the long bars more finely and fix those that are short{others} ({how})."
+    more = max(len(own.shares) for _, own in known) - BARS
+    caption = caption[:-1] + f" ({more} shorter ones are not shown)." if more > 0 else caption
     if not any(own.telling for _, own in known):
         caption = f"These trials do not tell what matters ({how})."
     return Chart("parameter_importance", "What matters", caption, panels, wide=True)

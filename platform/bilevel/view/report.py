@@ -174,6 +174,8 @@ def _leaders(search: Search, parameters: Sequence[Parameter]) -> str:
     more = len(parameters) - len(columns)
     caption = "Where the leaders agree on a value, it is settled; where they differ, it matters less"
     caption += f" ({more} less important values are not shown)." if more > 0 else "."
+    count = len(search.history.pareto()) if several else 0
+    caption += f" {len(rows)} of {count} trials are listed." if len(rows) < count else ""
     caption += f" Trials are compared {escape(search.history.rule)}." if search.history.rule else ""
     table = f'<table class="cards"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<section><h2>{title}</h2><p class="caption">{caption}</p><div class="wide">{table}</div></section>'

@@ -54,7 +54,8 @@ def search(found: Search) -> Group:
     parts: list[Any] = [_counted(found), *(course for view in views if (course := _course(view)) is not None)]
     if len(found.history.objectives) > 1:
         rows = summary.front(found, parameters, 2 * LEADERS)
-        title = f"the Pareto front, {len(found.history.pareto())} trials"
+        count = len(found.history.pareto())
+        title = f"the Pareto front, {count} trials" + (f", {len(rows)} of them here" if len(rows) < count else "")
     else:
         rows, title = summary.leaders(found, parameters, LEADERS), "the best trials"
         title += f", {found.history.rule}" if found.history.rule else ""
@@ -137,6 +138,8 @@ def _matters(found: Importance, what: str) -> list[Any]:
         bar = "█" * round(24 * share.value / widest)
         interval = f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
         table.add_row(plain(short(share.parameter.name, 30)), plain(bar, style="cyan"), plain(interval))
+    if len(found.shares) > BARS:
+        table.add_row(plain(f"and {len(found.shares) - BARS} with less", style="dim"))
     told = f"of {found.trials} trials" + ("" if found.step is None else f" at step {found.step}")
     how = f"share of the variation, 80 % interval; permutation in a forest, {told}"
     title = f"what matters{what}" + ("" if found.telling else ": these trials do not tell")
