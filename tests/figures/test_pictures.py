@@ -97,7 +97,7 @@ def test_a_picture_has_the_scales_and_names_of_its_chart() -> None:
     for axes, panel in zip(figure.axes, chart.panels, strict=False):  # the last axes are the color bar
         assert axes.get_xscale() == ("log" if panel.x.log else "linear")
         assert axes.get_xlabel() == panel.x.title
-        assert axes.get_ylabel() == "loss"
+        assert axes.get_ylabel() == panel.y.title
     texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
     assert chart.title in texts
 

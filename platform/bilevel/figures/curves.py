@@ -72,6 +72,8 @@ def learning_curve(history: History) -> Figure | None:
         kinds = [history.metric, *kinds]
     if not kinds or (plain and max(len(steps) for steps, _ in curves.values()) < 2):
         return None
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = style.sheet(len(kinds))
     for axis, kind in zip(axes, kinds, strict=True):
         drawn: list[float] = []
@@ -84,6 +86,7 @@ def learning_curve(history: History) -> Figure | None:
             style.scale(axis, drawn)
         if kind == "accuracy" and history.chance is not None:
             axis.axhline(history.chance, color=style.GREY, linestyle=":", label="chance")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel(history.step)
         axis.set_ylabel(style.words(own.title))
         axis.legend(frameon=False, fontsize=9)
