@@ -504,11 +504,45 @@ def test_the_best_of_repeats_keeps_its_state_though_others_were_luckier(
         assert best is not None
         assert (best.config["x"], best.objective) == (0.5, 2.0)
         kept = {int(path.parent.name[6:]) for path in (folder.path / "checkpoints").glob("trial-*/step-*")}
-        best_two = {*range(6, 9), *range(0, 3)}  # by their means; a confirmation keeps nothing
-        assert kept == best_two or (kills and kept > best_two)  # who was killed in between did not tidy up
-        state = results.final_state(folder, best)
+        best_two = {*range(6, 9), *range(0, 3)}  # by their means
+        confirming = {trial.number for trial in history.trials.values() if trial.confirms}
+        assert len(confirming) == 6
+        assert kept == best_two | confirming or (kills and kept > best_two)  # who was killed did not tidy up
+        champion = history.champion()
+        assert champion is not None
+        assert (champion.of, champion.confirms) == (best.number, True)
+        state = results.final_state(folder, champion)
         assert state is not None
         assert state["x"] == 0.5
+
+
+def test_a_leader_that_was_stopped_is_trained_to_its_end_and_its_value_state_and_metrics_are_of_there(
+    tmp_path: Path,
+) -> None:
+    def train(config: Hill, run: Run) -> Iterator[Report]:
+        for step in range(1, 5):  # the best one at first is stopped: others are better by then
+            yield Report(step, {"loss": config.x + 1 / step, "size": 10.0 * step}, {"step": step})
+
+    values = {"x": OneOf(0.1, 0.2, 0.3, 0.4)}
+    study = hill(train, values=values, search=Grid(), trials=None, stop=ASHA(first=1, factor=2, last=4), confirm=1)
+    folder, history = searched(tmp_path, study)
+    leader = history.leaders(1)[0]
+    (again,) = leader.counted
+    assert again.confirms
+    assert again.step == 4
+    document = results.result(folder, history, "completed", study)
+    assert document["best"] == {
+        "trial": leader.trial.number,
+        "objective": again.config["x"] + 0.25,
+        "step": 4,
+        "value": "last",
+        "confirmed": [again.number],
+        "config": dict(again.config),
+    }
+    assert document["metrics"]["size"] == 40.0
+    assert results.kept_state(folder) == {"step": 4}
+    whole = [trial.objective for trial in history.trials.values() if trial.state == "completed" and not trial.confirms]
+    assert document["best"]["objective"] <= min(value for value in whole if value is not None)
 
 
 def test_leaders_are_tried_again_and_the_best_is_judged_by_that_alone(tmp_path: Path) -> None:

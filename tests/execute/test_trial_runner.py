@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
+import json
+import pickle
 import random
 import sys
 from collections.abc import Generator, Iterator
@@ -19,6 +23,7 @@ from bilevel import Int, Report, Run, Space, trees
 from bilevel.episodes import Key
 from bilevel.errors import TrialFailed
 from bilevel.execute.inline import InlineStage
+from bilevel.execute.random_states import Remembered
 from bilevel.execute.trial_runner import RANDOM, Hosted, Script
 from bilevel.execute.worker import compute
 from bilevel.record import checkpoints
@@ -73,6 +78,48 @@ def test_global_generators_go_on_from_a_checkpoint_where_they_were(stop: int, tm
     random.random(), np.random.rand(), torch.rand(())  # what else this process draws does not count
     rest = values(script(noisy).host(Order(0, 2, 11, {}, checkpoints.load(tmp_path / "c")), {}))
     assert rest == whole[stop:]
+
+
+def fitted(config: Plain, run: Run, *, late: bool = False, whole: bool = False) -> Iterator[Report]:
+    """Weights are drawn for a network, and then loaded; `late`: the step is read before."""
+    state = run.state
+    step = state["step"] if late and state else 0
+    net, other = torch.nn.Linear(2, 1), torch.nn.Linear(3, 1)
+    if state and whole:
+        loaded = dict(state)
+        net.load_state_dict(loaded["net"])
+        step = loaded["step"]
+    elif state:
+        net.load_state_dict(state["net"])
+        other = torch.nn.Linear(3, 1)
+        other.load_state_dict(state["other"])
+        step = state.get("step", 0)
+    while step < config.steps:
+        step += 1
+        with torch.no_grad():
+            net.weight += torch.rand(()) + random.random() + np.random.rand()
+        loss = net.weight.sum().item() + (0 if state is None else 0 * state["step"])  # read in the middle of a step
+        yield Report(step, {"loss": loss}, {"net": net.state_dict(), "other": other.state_dict(), "step": step})
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("how", [{}, {"late": True}, {"whole": True}])
+def test_what_is_drawn_for_a_network_before_its_weights_are_loaded_does_not_count(stop: int, how: Any) -> None:
+    fit = functools.partial(fitted, **how)
+    whole = values(script(fit).host(Order(0, 1, 11, {}), {}))
+    first = script(fit).host(Order(0, 1, 11, {}), {})
+    for _ in range(stop):
+        first.advance(None)
+    rest = values(script(fit).host(Order(0, 2, 11, {}, first.kept()), {}))
+    assert rest == whole[stop:]
+
+
+def test_a_remembered_state_travels_and_is_copied_as_a_dict() -> None:
+    state = Remembered({"a": torch.ones(1), "b": 2}, lambda: None)
+    for again in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+        assert type(again) is dict
+        assert again.keys() == {"a", "b"}
+    assert json.dumps(Remembered({"b": 2}, lambda: None)) == '{"b": 2}'
 
 
 def test_trials_on_one_worker_do_not_share_random_numbers() -> None:

@@ -433,7 +433,7 @@ def test_the_objective_is_of_the_weights_that_are_kept(tmp_path: Path) -> None:
     last = finished(tmp_path, dataclasses.replace(own(steps=3, lr=2.5), value="last"))
     assert last.best is not None
     assert last.best["objective"] == pytest.approx(FIRST * 1.5**4)
-    assert "step" not in last.best
+    assert (last.best["step"], last.best["value"]) == (3, "last")
 
 
 def test_a_training_that_is_stopped_keeps_its_best_too(tmp_path: Path) -> None:

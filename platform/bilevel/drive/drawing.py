@@ -28,7 +28,7 @@ def export(folder: RunFolder, study: Study, history: History, say: Say) -> None:
     Raises:
         StoreFailed: the disk is full or gone.
     """
-    best = history.best()
+    best = history.champion()
     try:
         state = None if best is None else results.final_state(folder, best)
         config = None if best is None else study.build(best.point)
@@ -70,7 +70,7 @@ def draw(folder: RunFolder, study: Study, history: History, say: Say) -> None:
 
 
 def _draw(folder: RunFolder, study: Study, history: History, failed: Callable[[str, Exception], None]) -> None:
-    best = history.best()
+    best = history.champion()
     state = results.final_state(folder, best) if best is not None else None
     search = results.search(folder, study) if len(history.trials) > 1 else None
     drawn = figures.draw(results.figure_history(folder, history, state), search, failed)

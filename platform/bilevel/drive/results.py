@@ -141,7 +141,7 @@ def _chosen(folder: RunFolder, trial: int | None) -> Trial:
     """The best trial, or the one of this number."""
     history = histories.replay(folder.events())
     if trial is None:
-        best = history.best()
+        best = history.champion()
         if best is None:
             raise BadInput(f"{folder.run_id}: no trial is the best one yet; name one")
         trial = best.number
@@ -194,7 +194,7 @@ def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any]
     for event in folder.events():
         if isinstance(event, Reported):
             reports.setdefault(event.trial, []).append((event.step, event.metrics))
-    best = history.best()
+    best = history.champion()
     shown = (state or {}).get("exhibit")
     if not isinstance(shown, Mapping) or not {"support", "query", "predictions"} <= shown.keys():
         shown = None  # a user's own state may have something of this name
@@ -205,7 +205,7 @@ def figure_history(folder: RunFolder, history: History, state: Mapping[str, Any]
 def result(folder: RunFolder, history: History, status: str, study: Study | None = None) -> dict[str, Any]:
     """What `run --json` prints: how a run stands."""
     leader = next(iter(history.leaders(1)), None)
-    best = None if leader is None else leader.trial
+    best = None if leader is None else leader.counted[0]
     states = [trial.state for trial in history.trials.values()]
     shown = best or (history.trials[max(history.trials)] if history.trials else None)
     per_step = spaces.flatten(study.space).get("episodes", 0) if study is not None else 0
@@ -259,12 +259,19 @@ def search(folder: RunFolder, study: Study | None = None) -> figures.Search:
 def _leader(leader: Leader, history: History) -> dict[str, Any]:
     """The best configuration; of several seeds with the mean over them as objective, and its interval.
 
-    `step` is where its value was reached, if that was not the last one.
+    `confirmed` are the trials that it counts by, if it was confirmed. Of one alone, `step` is where its value was
+    reached, and `value` which one it is: its last or its best.
     """
-    trial, best = leader.trial, history.value == "best"
-    several = {} if leader.runs < 2 else {"runs": leader.runs, "ci95": leader.half}
-    step = {"step": trial.best_step} if best and leader.runs < 2 and trial.best_step != trial.step else {}
-    return {"trial": trial.number, "objective": leader.mean, **several, **step, "config": dict(trial.config)}
+    trial, alone = leader.trial, leader.counted[0]
+    said: dict[str, Any] = {"trial": trial.number, "objective": leader.mean}
+    if leader.runs > 1:
+        said |= {"runs": leader.runs, "ci95": leader.half}
+    else:
+        best = history.value == "best"
+        said |= {"step": alone.best_step if best else alone.step, "value": "best" if best else "last"}
+    if alone.confirms:
+        said["confirmed"] = [one.number for one in leader.counted]
+    return said | {"config": dict(trial.config)}
 
 
 def _front(trial: Trial, history: History) -> dict[str, Any]:

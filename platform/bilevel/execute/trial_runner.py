@@ -23,6 +23,7 @@ from bilevel.errors import BilevelError, TrialFailed, described
 from bilevel.execute.callbacks import Away, Lingers, as_generator, final, never
 from bilevel.execute.forks import parent_alone
 from bilevel.execute.output_capture import Capture, Descriptors, Streams
+from bilevel.execute.random_states import RandomStates, Remembered
 from bilevel.execute.trial_folder import TrialFolder
 from bilevel.space import Space
 from bilevel.space.secrets import begun, redacted
@@ -135,7 +136,8 @@ class Hosted:
         self._searched, self._copies, self._alone = searched, copies, alone
         self._inside = self._ended = self._lingers = self._inference = False
         self._printed: Capture = Descriptors() if alone else Streams(sys.stderr if echo else None)
-        self._random: _Random | None = None
+        self._random: RandomStates | None = None
+        self._remembered: Remembered | None = None
         self._settings: tuple[Any, ...] | None = None
 
     def advance(self, answer: Any) -> Report | Units | Completed | Raised | Away:
@@ -167,6 +169,8 @@ class Hosted:
                     raise  # Ctrl-C, in the driver
                 return Completed(pruned=True) if _is_pruned(error) else raised(error)
             self._ended = False
+            if self._remembered is not None:
+                self._remembered.forget()
             if isinstance(said, Away):
                 return said
             said, problem = self._readable(said)
@@ -188,8 +192,10 @@ class Hosted:
         return {**self.state, RANDOM: self._random.tree()}
 
     def restore(self, random_: Tree) -> None:
-        """Let the random generators go on from where they were."""
-        self._random = _Random.of(random_)
+        """Let the random generators go on from where they were: at once, and again when the state is read."""
+        self._random = states = RandomStates.of(random_)
+        if self.run.state is not None:
+            self.run.state = self._remembered = Remembered(self.run.state, states.apply)
 
     def output(self) -> str:
         """What it has printed since the last call."""
@@ -271,7 +277,7 @@ class Hosted:
             yield
             return
         self._inside = True
-        before, settings = None if self._alone else _Random.here(), _settings()
+        before, settings = None if self._alone else RandomStates.here(), _settings()
         if self._random is None:
             _seed(self.run.seed)
         else:
@@ -284,7 +290,7 @@ class Hosted:
                 finally:
                     self._inside, self._inference = False, torch.is_inference_mode_enabled()
                     if not self._ended or self.state is not None:
-                        self._random, self._settings = _Random.here(), _settings()
+                        self._random, self._settings = RandomStates.here(), _settings()
         finally:
             if before is not None:
                 before.apply()
@@ -319,39 +325,6 @@ def raised(error: BaseException) -> Raised:
     return Raised(redacted(described(error)), redacted(lines.encode(errors="backslashreplace").decode()))
 
 
-class _Random:
-    """The states of the process's global random generators."""
-
-    def __init__(self, python: Any, numpy: Any, torch_: torch.Tensor) -> None:
-        self._states = python, numpy, torch_
-
-    @classmethod
-    def here(cls) -> _Random:
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
-
-    def tree(self) -> Tree:
-        """As it is kept."""
-        (version, words, gauss), numpy, torch_ = self._states
-        named = {"name": numpy[0], "words": torch.tensor(numpy[1].astype(np.int64)), "rest": list(numpy[2:])}
-        python = {"version": version, "words": torch.tensor(words), "gauss": gauss}
-        return {"python": python, "numpy": named, "torch": torch_}
-
-    @classmethod
-    def of(cls, tree: Tree) -> _Random:
-        """As it was."""
-        python, named = tree["python"], tree["numpy"]
-        words = tuple(int(word) for word in python["words"])
-        numpy = (named["name"], named["words"].numpy().astype(np.uint32), *named["rest"])
-        # A copy: torch takes no state from the middle of a buffer, where a tensor that has travelled may lie.
-        return cls((python["version"], words, python["gauss"]), numpy, tree["torch"].clone())
-
-    def apply(self) -> None:
-        python, numpy, torch_ = self._states
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_)
-
-
 _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_num_threads, torch.set_num_threads),
@@ -374,7 +347,7 @@ def _set(*values: Any) -> None:
 
 @contextlib.contextmanager
 def _seeded(seed: int, *, alone: bool) -> Iterator[None]:
-    before = None if alone else _Random.here()
+    before = None if alone else RandomStates.here()
     _seed(seed)
     try:
         yield

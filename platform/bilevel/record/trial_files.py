@@ -70,11 +70,9 @@ class TrialFiles:
     def ended(self, trial: Trial, history: History) -> None:
         """A trial has ended: of all that have, only the best keep a checkpoint (a donor's may still be needed).
 
-        A configuration with several seeds counts by their mean. A confirmation keeps none: the trial that it confirms
-        does.
+        A configuration with several seeds counts by their mean. Confirmations, of the few best, keep theirs.
         """
         if trial.confirms:
-            self._remove(trial.number)
             return
         group = self._ended(trial.group, history)
         if group is None:

@@ -90,12 +90,20 @@ class Trial:
 
 @dataclass(frozen=True)
 class Leader:
-    """A configuration and what its trials say: mean and half-width of the 95 % interval over `runs` seeds."""
+    """A configuration and what its trials say: mean and half-width of the 95 % interval over `runs` seeds.
+
+    `trial` is the first one of it, `counted` are those that it counts by: its confirmations, if it has any.
+    """
 
     trial: Trial
     mean: float
     half: float | None
-    runs: int
+    counted: tuple[Trial, ...]
+
+    @property
+    def runs(self) -> int:
+        """How many count."""
+        return len(self.counted)
 
 
 @dataclass
@@ -209,6 +217,13 @@ class History:
         leaders = self.leaders(1)
         return leaders[0].trial if leaders else None
 
+    def champion(self) -> Trial | None:
+        """The trial whose state, files and metrics are those of the best configuration: its first confirmation, which
+        went to its end, or if it has none its first trial.
+        """
+        leader = next(iter(self.leaders(1)), None)
+        return None if leader is None else leader.counted[0]
+
     def leaders(self, count: int | None = None, *, confirmed: bool = True, equal: bool | None = None) -> list[Leader]:
         """Configurations from the best on: those without a failed seed first, then feasible, confirmed, complete ones.
 
@@ -231,7 +246,7 @@ class History:
             violation = sum(trial.violation for trial in counting) / len(counting)
             stopped = not equal and any(trial.state == "stopped" for trial in counting)
             key = (flawed.get(trials[0].group, 0), violation, not again, stopped, sign * middle, trials[0].number)
-            ranked.append((key, Leader(trials[0], middle, half, len(counting))))
+            ranked.append((key, Leader(trials[0], middle, half, tuple(counting))))
         ranked.sort(key=lambda item: item[0])
         return [leader for _, leader in ranked[:count]]
 

@@ -266,7 +266,8 @@ def results(
         parts.append(plain(said, "dim"))
     if not tables and metrics:
         best = document["best"] or {}
-        alone = f"of trial {best['trial']} alone" if best.get("runs") else ""
+        whose = best.get("confirmed") or [best.get("trial")]
+        alone = f"of trial {whose[0]} alone" if best.get("runs") else ""
         parts.append(_plain(metrics, alone))
     simpler = verdict(metrics)
     if simpler is not None:
@@ -287,11 +288,21 @@ def _headline(document: Mapping[str, Any], metric: str, tried: str) -> Text:
         half = f" ± {best['ci95']:.2g} over {best['runs']} seeds" if best.get("ci95") is not None else ""
         line += f"; best trial {best['trial']}, {metric} {best['objective']:.5g}{half}"
         line += " (the leading objective)" if document.get("pareto") else ""
-        line += f" (its best, at step {best['step']})" if best.get("step") is not None else ""
+        line += _which(best, early=bool(document["trials"].get("stopped")))
     if document.get("pareto"):
         line += f"; {len(document['pareto'])} trials on the Pareto front"
     good = document["status"] == "completed"
     return plain(line, style="bold green" if good else "bold yellow")
+
+
+def _which(best: Mapping[str, Any], *, early: bool) -> str:
+    """Which value of the best trial counts: where trials are stopped `early`, or it is not its last, or confirmed."""
+    confirmed, step, value = best.get("confirmed", []), best.get("step"), best.get("value", "best")
+    trials = "trials" if len(confirmed) > 1 else "trial"
+    said = [f"confirmed by {trials} {', '.join(map(str, confirmed))}"] if confirmed else []
+    if step is not None and (early or value == "best"):
+        said.append(f"its {value}, at step {step}")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _distributions(metrics: Mapping[str, Any]) -> dict[str, str]:
