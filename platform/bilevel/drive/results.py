@@ -256,16 +256,6 @@ def search(folder: RunFolder, study: Study | None = None) -> figures.Search:
     )
 
 
-def passed(over: Leader, history: History) -> str:
-    """What is said of a stopped trial that had reached more than the best one."""
-    best = history.leaders(1)[0]
-    return (
-        f"trial {over.trial.number}, stopped at step {over.trial.step}, had {history.metric} {over.mean:.5g}; the best"
-        f" is trial {best.trial.number} with {best.mean:.5g}, as completed trials come first: values of early steps may"
-        " not compare. If they do, Study(comparable=True) counts them; confirm=3 tries the leaders to their end"
-    )
-
-
 def _leader(leader: Leader, history: History) -> dict[str, Any]:
     """The best configuration; of several seeds with the mean over them as objective, and its interval.
 

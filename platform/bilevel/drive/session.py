@@ -26,6 +26,7 @@ from bilevel.record import tracking
 from bilevel.record.folder import RunFolder
 from bilevel.search.port import SearchTraits
 from bilevel.study import history as histories
+from bilevel.study import telling
 from bilevel.study.events import Executor, Finished, Opened, Stage, Started
 from bilevel.study.history import ENDED
 from bilevel.study.study import Study
@@ -115,9 +116,9 @@ class Session:
         if ended:
             drawing.export(self.folder, self.study, driver.history, self.watch.say)
         document = results.result(self.folder, driver.history, status, self.study)
-        over = driver.history.passed_over() if ended and driver.history.value else None
-        if over is not None:
-            self.watch.say(results.passed(over, driver.history))
+        passed = telling.passed(driver.history) if ended else ""
+        if passed:
+            self.watch.say(passed)
         if ended:
             driver.ledger.record(Finished(status, document), commit=True)
             drawing.draw(self.folder, self.study, driver.history, self.watch.say)

@@ -175,12 +175,16 @@ class TrialFiles:
         Raises:
             StoreFailed: the disk is full or gone.
         """
-        path = self._folder.path / "errors" / f"trial-{trial:04d}.txt"
+        path = self.error_of(trial)
         try:
             path.parent.mkdir(exist_ok=True)
             path.write_text(redacted(text), encoding="utf-8")
         except OSError as error:
             raise StoreFailed(f"{path}: cannot be written: {error.strerror}; free space, then resume") from error
+
+    def error_of(self, trial: int) -> Path:
+        """Where what a trial raised lies, if it has raised anything."""
+        return self._folder.path / "errors" / f"trial-{trial:04d}.txt"
 
 
 _Rank = tuple[int, float, bool, float, int]
