@@ -90,7 +90,7 @@ def units(folder: RunFolder) -> int:
 
 
 def audit(folder: RunFolder, study: Study | None, *, sample: float, seed: int, say: Callable[[str], None]) -> Audited:
-    """Read every checkpoint and all that trials left, and compute a random sample of units again where the checkpoints lie.
+    """Read every checkpoint and all that trials left; compute random units again where the checkpoints lie.
 
     Units of the steps that follow a random kept checkpoint (or the start) are computed, one checkpoint after another,
     until `sample` (a fraction) of all the run's units is compared. Where trials are not made of units, and where there
