@@ -1,8 +1,8 @@
 """What does a reviewer see in the dashboard? Screenshots of a store's newest run, by headless Chromium.
 
-By hand: `.venv/bin/python tests/dashboard.py STORE FOLDER` writes study.png, charts.png, trials.png and one
-for each figure; with `--phone` those three, as a phone shows them that reaches the server by a name, the side bar
-folded by a touch.
+By hand: `.venv/bin/python tests/dashboard.py STORE FOLDER` writes study.png, charts.png, trials.png, compare.png
+and one for each figure; with `--phone` the first three, as a phone shows them that reaches the server by a name, the
+side bar folded by a touch.
 It needs Debian's package chromium, or another that `--browser` names.
 """
 
@@ -45,9 +45,9 @@ def pages(store: Path, port: int) -> dict[str, str]:
     links = tracking.recorded(newest.path, runs.uri_of(None, store), port).links
     if not links:
         raise SystemExit(f"{newest.run_id} is not in MLflow; complete it with `bilevel sync {newest.run_id}`")
-    study = links["study"]
-    found = {"study": study, "charts": f"{study}/model-metrics", "trials": links["trials"]}
-    return found | {Path(name).stem: f"{study}/artifacts/figures/{name}" for name in drawn}
+    study, _, query = links["study"].partition("?")
+    found = links | {"charts": f"{study}/model-metrics?{query}"}
+    return found | {Path(name).stem: f"{study}/artifacts/figures/{name}?{query}" for name in drawn}
 
 
 @contextmanager

@@ -84,6 +84,19 @@ def test_another_attempt_finds_what_the_one_before_left(on: Any, tmp_path: Path)
     assert texts(result, 0) == {"diary.txt": "begun;begun;"}
 
 
+def test_an_audit_reads_what_trials_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = made(leaves, tmp_path, trials=2)
+    words = ["audit", result.run_id, "--store", str(tmp_path)]
+    assert main(words) == 0
+    result.files(0)["newest.txt"].write_text("4")
+    result.files(1)["newest.txt"].unlink()
+    capsys.readouterr()
+    assert main(words) == 1
+    said = "".join(capsys.readouterr().out.split())
+    assert "itisnotwhattrial0left" in said
+    assert "itcannotberead" in said
+
+
 def fails(config: dict[str, float], run: Run) -> Iterator[Report]:
     (run.folder / "why.txt").write_text(f"{config['x']:.1f}")
     yield Report(1, {"loss": config["x"]})

@@ -59,6 +59,7 @@ def test_learning_curve_holds_the_reported_values_on_a_log_scale() -> None:
     figure = learning_curve(History(reports(100), "valid/loss"))
     assert figure is not None
     assert figure.axes[0].get_yscale() == "log"
+    assert all(float(place).is_integer() for place in figure.axes[0].get_xticks())  # steps are whole
     assert figure.axes[0].get_xlabel() == "outer step"
     assert np.allclose(line(figure, "train/loss"), [(step, 10 / step) for step in range(1, 101)])
     assert np.allclose(line(figure, "valid/loss"), [(step, 20 / step) for step in range(10, 101, 10)])

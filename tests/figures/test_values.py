@@ -8,7 +8,7 @@ import pytest
 from bilevel.figures.chart import Layer, Panel, distinct, number, short, thin
 from bilevel.figures.importance import importance
 from bilevel.figures.scales import even_ticks, hours, log_ticks, spread
-from bilevel.figures.values import ASIDE, importance_chart, ordered, parallel_coordinates, slices
+from bilevel.figures.values import ASIDE, AXES, BARS, importance_chart, ordered, parallel_coordinates, slices
 from bilevel.space.dimensions import LogInt, OneOf
 from support import searches
 
@@ -181,3 +181,29 @@ def test_whole_numbers_on_a_log_scale() -> None:
     chart = parallel_coordinates(found, None)
     assert chart is not None
     assert any(layer.words == ("1", "2") or "1" in layer.words for layer in chart.panels[0].layers)
+
+
+def test_an_axis_is_logarithmic_only_where_that_tells_good_values_apart() -> None:
+    accuracies = np.append(np.linspace(0.92, 0.97, 30), [0.05, 0.1])
+    axis, _ = spread("accuracy", accuracies, minimize=False)
+    assert not axis.log
+    assert axis.span is not None
+    assert axis.span[0] > 0.7
+    assert axis.title == "accuracy (2 beyond the edge)"
+    errors, _ = spread("error", np.append(np.linspace(0.03, 0.05, 30), 0.9))
+    assert not errors.log
+    assert errors.span is not None
+    assert errors.span[1] < 0.15
+    assert spread("loss", np.geomspace(1e-4, 1.0, 30))[0].log
+    assert spread("throughput", np.geomspace(1.0, 1e4, 30), minimize=False)[0].log
+
+
+def test_what_a_figure_leaves_out_is_said() -> None:
+    found = searches.odd()["forty"]
+    known = importance(found)
+    assert known is not None
+    bars, lines = importance_chart(known), parallel_coordinates(found, known)
+    assert bars is not None
+    assert lines is not None
+    assert f"({len(known.shares) - BARS} shorter ones are not shown)." in bars.caption or not known.telling
+    assert lines.caption.endswith(f"({len(known.shares) - AXES} less important values are not shown).")

@@ -207,3 +207,20 @@ def test_ten_thousand_trials_are_thinned_out() -> None:
     completed = layer(chart, "completed")
     assert completed.trials is not None
     assert best.number in completed.trials  # thinning leaves the best
+
+
+def test_curves_of_an_accuracy_that_begins_at_chance_show_where_they_end() -> None:
+    events = [*ended()]
+    for n in range(10):
+        events.append((n + 0.0, Asked(n, {}, 0)))
+        rises = [0.92 + n / 200 - 0.85 / step**3 for step in range(1, 30)]
+        events += [(n + step / 100, Reported(n, step, {"loss": value})) for step, value in enumerate(rises, 1)]
+        events.append((n + 0.9, Ended(n, "completed", 29, rises[-1])))
+    started = [(0.0, Started("rises", "rises-1", "loss", False, 0)), *events[1:]]
+    chart = learning_curves(search_history(started))
+    assert chart is not None
+    (panel,) = chart.panels
+    assert not panel.y.log
+    assert panel.y.span is not None
+    assert panel.y.span[0] > 0.6
+    assert "beyond the edge" in panel.y.title

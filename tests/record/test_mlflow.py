@@ -145,7 +145,7 @@ def test_the_page_is_known_afterwards(recorded: tuple[Path, Path, str]) -> None:
     store, folder, uri = recorded
     (parent,) = rows(store, "select run_uuid from runs where name like '2026%'")
     status = tracking.recorded(folder, uri, port=5123)
-    assert status.url == f"http://127.0.0.1:5123/#/experiments/1/runs/{parent[0]}"
+    assert status.url == f"http://127.0.0.1:5123/#/experiments/1/runs/{parent[0]}?workflowType=machine_learning"
     assert set(status.links) == {"study", "trials", "compare"}
 
 
@@ -237,12 +237,35 @@ def test_a_search_of_twenty_trials_is_there_whole_nested_and_without_a_warning(s
     assert again == ({"1", "2"} if study == "asha" else {"1", "4"})
 
 
-def test_the_compare_page_shows_the_ten_best(tmp_path: Path) -> None:
+def test_the_compare_page_opens_on_the_objective_and_all_searched_values(tmp_path: Path) -> None:
+    folder = journals.folder(tmp_path)
+    journals.write(folder, journals.search(12))
+    status = sync(folder, f"sqlite:///{tmp_path}/mlflow.db")
+    assert status.links["compare"].endswith(f"compareRunsMode=CHART&viewStateShareKey={journals.RUN}")
+    ((text,),) = rows(
+        tmp_path, f"select value from experiment_tags where key = 'mlflow.sharedViewState.{journals.RUN}'"
+    )
+    view = json.loads(text)
+    parallel, *slices = view["compareRunCharts"]
+    assert parallel["type"] == "PARALLEL"
+    assert parallel["selectedMetrics"] == ["objective"]
+    assert parallel["selectedParams"] == ["log10_lr", "width", "drop", "act"]
+    params = {key for (key,) in rows(tmp_path, "select distinct key from params")}
+    assert params >= set(parallel["selectedParams"])
+    assert [chart["xaxis"]["key"] for chart in slices] == parallel["selectedParams"]
+    assert {chart["yaxis"]["key"] for chart in slices} == {"objective"}
+    assert view["orderByAsc"] is True
+
+
+def test_without_a_kept_view_the_compare_page_shows_the_ten_best(tmp_path: Path) -> None:
     folder = journals.folder(tmp_path)
     journals.write(folder, journals.search(70))
     status = sync(folder, f"sqlite:///{tmp_path}/mlflow.db")
     best = rows(
         tmp_path, "select run_uuid from latest_metrics where key = 'objective' and step = 1 order by value limit 10"
     )
+    said = json.loads((folder / "mlflow.json").read_text())
+    (folder / "mlflow.json").write_text(json.dumps({**said, "view": None}))  # as a server leaves it that takes none
+    status = tracking.recorded(folder, f"sqlite:///{tmp_path}/mlflow.db")
     named = status.links["compare"].partition("runs=")[2].partition("&")[0]
     assert named == "%5B%22" + "%22%2C%22".join(run for (run,) in best) + "%22%5D"

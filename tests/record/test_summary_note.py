@@ -32,7 +32,7 @@ def test_a_study_with_one_trial_shows_its_result_and_its_tests() -> None:
     events = [*journals.beginning(), *journals.trial(0, 1), *journals.end(1)]
     result: Any = events[-1]
     text = note(journals.RUN, result.result, replay(events))
-    assert text.startswith("**tiny**: completed; trials: 1 completed\nBest: trial 0, objective 0.25\n")
+    assert text.startswith("**tiny**: completed; trials: 1 completed\nBest: trial 0, objective (valid/loss) 0.25\n")
     assert "| test/accuracy@1 | 0.9 | ± 0.01 |" in text
     assert "| trial |" not in text
 
@@ -51,7 +51,11 @@ def test_repeats_are_one_row_with_mean_and_interval() -> None:
         events.append(Ended(n, "completed", 1, value))
     best = {"trial": 0, "objective": 2.0, "runs": 3, "ci95": 2.484, "config": {}}
     text = written(events, {"study": "s", "status": "completed", "best": best})
-    assert "Best: trial 0, objective 2 ± 2.484 over 3 seeds" in text
+    assert (
+        "Best: trial 0, objective (loss) 2 ± 2.484 over 3 seeds\nThe other metrics of this page are of trial 0 alone."
+        in text
+    )
+    assert "(2 configurations in 4 trials)" in text
     assert "| trial | loss (smallest first) | runs | lr |" in text
     assert "| 0 | 2 ± 2.484 | 3 | 0 |" in text
 

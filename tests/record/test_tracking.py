@@ -135,7 +135,7 @@ def test_a_database_server_that_is_away_costs_no_more_than_any_other_and_is_name
 
 def test_links_lead_to_the_pages_worth_a_look() -> None:
     found = links("http://me:pw@host:1/?token=pw#pw", "7", "abc", ["t0", "t1"], minimize=False)
-    assert found["study"] == "http://host:1/#/experiments/7/runs/abc"
+    assert found["study"] == "http://host:1/#/experiments/7/runs/abc?workflowType=machine_learning"
     assert "searchFilter=tags.%60bilevel.kind%60%20%3D%20%27trial%27" in found["trials"]
     assert "tags.%60mlflow.parentRunId%60%20%3D%20%27abc%27&" in found["trials"]  # and not those of other runs
     assert found["trials"].endswith("orderByKey=metrics.%60objective%60&orderByAsc=false")

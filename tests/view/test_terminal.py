@@ -72,6 +72,15 @@ def test_lines_say_how_a_search_stands_every_ten_seconds(clock: Clock) -> None:
     assert "4 workers · 1 faults survived" in lines[0]
 
 
+def test_with_several_seeds_configurations_are_counted_as_they_were_written(clock: Clock) -> None:
+    console, found = seen(False, 300), history(2000)
+    ended = sum(found.ended.values())
+    terminal.Screen(console).progress(progress(found, repeats=2, confirming=3))
+    said = text(console)
+    counts = f"{(ended - 3) // 2}/20 configurations, {ended - 3}/40 trials, 3 that confirm the leaders · "
+    assert " ".join(said.split()).startswith(counts)
+
+
 def test_pace_and_time_left_follow_the_trials(clock: Clock) -> None:
     console = seen(False, 300)
     screen = terminal.Screen(console)

@@ -30,6 +30,7 @@ from bilevel.record import tracking
 from bilevel.record.folder import RunFolder
 from bilevel.record.trial_files import TrialFiles
 from bilevel.study import history as histories
+from bilevel.study import telling
 from bilevel.study.history import History
 from bilevel.view import report as reports
 from bilevel.view import tables, terminal
@@ -142,7 +143,8 @@ def _done(result: Result, arguments: argparse.Namespace) -> int:
     console = paper(error=True)
     history = histories.replay(RunFolder(result.folder).events())
     best = history.best()
-    console.print(terminal.results(result.document, None if best is None else best.point, history.metric))
+    point = None if best is None else best.point
+    console.print(terminal.results(result.document, point, history.metric, telling.tried(history)))
     if result.status == "interrupted":
         console.print(f"resume with: bilevel resume {result.run_id} --store {arguments.store}", style="yellow")
     console.print(f"run: {result.folder}", style="dim")
@@ -175,7 +177,8 @@ def show(arguments: argparse.Namespace) -> int:
     out = _out()
     out.print(plain(folder.run_id, "bold").append(f"  {folder.path}", ""))
     best = history.best()
-    out.print(terminal.results(document, None if best is None else best.point, history.metric))
+    point = None if best is None else best.point
+    out.print(terminal.results(document, point, history.metric, telling.tried(history)))
     if len(history.trials) > 1:
         out.print(tables.search(results.search(folder)))
     else:
@@ -199,10 +202,16 @@ def _show_trial(folder: RunFolder, history: History, arguments: argparse.Namespa
         sys.stdout.write(json.dumps({name: _finite(value) for name, value in trial.items()}, allow_nan=False) + "\n")
         return 0
     files = TrialFiles(folder)
-    texts = [files.log_of(number), folder.path / "errors" / f"trial-{number:04d}.txt"]
-    said = "".join(path.read_text(encoding="utf-8", errors="replace") for path in texts if path.is_file())
-    _out().print(tables.trial(results.search(folder), number, said, files.places(history.trials[number])))
+    found, places = results.search(folder), files.places(history.trials[number])
+    raised = files.error_of(number)
+    _out().print(tables.trial(found, number, _text(files.log_of(number)), places, _text(raised)))
+    if raised.is_file():
+        _out().print(f"the whole traceback: {raised}", style="dim")
     return 0
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _finite(value: Any, words: bool = False) -> Any:

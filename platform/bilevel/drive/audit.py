@@ -16,6 +16,7 @@ from bilevel.execute import Inline, opening
 from bilevel.execute.callbacks import as_generator
 from bilevel.record import checkpoints
 from bilevel.record.folder import RunFolder
+from bilevel.record.trial_files import TrialFiles
 from bilevel.study import history as histories
 from bilevel.study.events import Done, Executor, Lost, Report, Reported, Tree, Units
 from bilevel.study.given import Run
@@ -89,7 +90,7 @@ def units(folder: RunFolder) -> int:
 
 
 def audit(folder: RunFolder, study: Study | None, *, sample: float, seed: int, say: Callable[[str], None]) -> Audited:
-    """Read every checkpoint, and compute a random sample of units again where the checkpoints lie.
+    """Read every checkpoint and all that trials left; compute random units again where the checkpoints lie.
 
     Units of the steps that follow a random kept checkpoint (or the start) are computed, one checkpoint after another,
     until `sample` (a fraction) of all the run's units is compared. Where trials are not made of units, and where there
@@ -105,6 +106,7 @@ def audit(folder: RunFolder, study: Study | None, *, sample: float, seed: int, s
     whole, faults = _read(folder, history)
     checked, total = len(whole) + len(faults), units(folder)
     faults += [*folder.problems(), *results.model_faults(folder, history)]
+    faults += [fault for trial in history.trials.values() for fault in TrialFiles(folder).faults(trial)]
     if total == 0 or study is None:
         return Audited(0, checked, tuple(faults))
     wanted, compared = max(1, round(sample * total)), 0

@@ -62,16 +62,19 @@ def table(document: Mapping[str, Any], said: str) -> str:
     """A result as HTML: the line, the best trial's values and what it reported."""
     rows = {name: f"{value:.5g}" for name, value in document["metrics"].items() if value is not None}
     values = {} if document["best"] is None else {n: _short(v) for n, v in document["best"]["config"].items()}
-    columns = "".join(_column(name, found) for name, found in (("value", values), ("metric", rows)) if found)
+    best = document["best"] or {}
+    whose = f"of trial {best['trial']} alone" if best.get("runs") else "of the best trial"
+    parts = (("value", "of the best trial", values), ("metric", whose, rows))
+    columns = "".join(_column(name, whose, found) for name, whose, found in parts if found)
     return f"<b>{html.escape(said)}</b><div style='display:flex;gap:2em'>{columns}</div>"
 
 
-def _column(title: str, rows: Mapping[str, str]) -> str:
+def _column(title: str, whose: str, rows: Mapping[str, str]) -> str:
     shown = [
         f"<tr><td>{html.escape(n)}</td><td>{html.escape(v[:LONGEST])}</td></tr>" for n, v in list(rows.items())[:MOST]
     ]
     more = f"<tr><td colspan=2>and {len(rows) - MOST} more</td></tr>" if len(rows) > MOST else ""
-    return f"<table><tr><th>{title}</th><th>of the best trial</th></tr>{''.join(shown)}{more}</table>"
+    return f"<table><tr><th>{title}</th><th>{whose}</th></tr>{''.join(shown)}{more}</table>"
 
 
 def _short(value: Any) -> str:

@@ -33,6 +33,10 @@ class Standing:
     best: Leader | None = None
     front: int = 0
     """Of several objectives: how many trials are on the Pareto front."""
+    repeats: int = 1
+    """Trials of each configuration."""
+    confirming: int = 0
+    """Trials that have ended and confirm leaders: they are none of those wanted."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Board:
         self._looked = self._rank_at = -math.inf
         self._ended = -1
         self._best: Leader | None = None
-        self._front = 0
+        self._front = self._confirming = 0
         self._configs: dict[int, Any] = {}
 
     def due(self) -> bool:
@@ -116,8 +120,11 @@ class Board:
             self._ended = ended
             self._best = next(iter(history.leaders(1)), None)
             self._front = len(history.pareto()) if len(history.objectives) > 1 else 0
+            self._confirming = sum(t.confirms and t.state != "running" for t in history.trials.values())
             took = time.monotonic() - now
             self._rank_at = now + max(RANK_EVERY, 50 * took)
         wanted = None if budget is None else budget * study.repeats
         last = study.stop.last if study.stop is not None else None
-        return Standing(wanted, last, self.limit, self._search, self._best, self._front)
+        return Standing(
+            wanted, last, self.limit, self._search, self._best, self._front, study.repeats, self._confirming
+        )

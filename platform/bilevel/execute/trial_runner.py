@@ -300,6 +300,8 @@ class Hosted:
 def _number(value: Any) -> float:
     if not isinstance(value, SupportsFloat) or isinstance(value, str):
         raise TypeError("not a number")
+    if isinstance(value, torch.Tensor):
+        value = value.detach()  # torch warns of a loss that still has its graph
     return float(value)
 
 

@@ -72,6 +72,8 @@ def learning_curve(history: History) -> Figure | None:
         kinds = [history.metric, *kinds]
     if not kinds or (plain and max(len(steps) for steps, _ in curves.values()) < 2):
         return None
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = style.sheet(len(kinds))
     for axis, kind in zip(axes, kinds, strict=True):
         drawn: list[float] = []
@@ -80,15 +82,21 @@ def learning_curve(history: History) -> Figure | None:
         for index, name in enumerate(names):
             steps, values = curves[name]
             drawn += _curve(axis, steps, own.places(values), name, style.CYCLE[index % len(style.CYCLE)])
-        if not own.powers:
+        if not own.powers and any(_falls(curves[name][1]) for name in names):  # what rises is told apart at its top
             style.scale(axis, drawn)
         if kind == "accuracy" and history.chance is not None:
             axis.axhline(history.chance, color=style.GREY, linestyle=":", label="chance")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel(history.step)
         axis.set_ylabel(style.words(own.title))
         axis.legend(frameon=False, fontsize=9)
     figure.suptitle(f"Training and validation by {history.step}")
     return figure
+
+
+def _falls(values: Array) -> bool:
+    finite = values[np.isfinite(values)]
+    return finite.size > 0 and bool(finite[-1] < finite[0])
 
 
 def adaptation(history: History) -> Figure | None:

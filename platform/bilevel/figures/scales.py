@@ -17,19 +17,20 @@ from bilevel.figures.search import Array
 
 LARGEST = sys.float_info.max
 ROOM = 30  # characters of all ticks of an axis together
+FACTOR = 3.0  # from the best to the middle of values to be minimized; below it a log scale tells nothing
 FAR = 1e200  # numbers beyond it, or below its inverse, are not left to who draws
 
 
 def spread(title: str, values: Array, *, minimize: bool = True) -> tuple[Axis, Array]:
     """An axis for measured values, and the values as it shows them.
 
-    Positive ones that span more than a decade lie on a log scale. On a linear one the far outliers on the bad side
-    are drawn at its edge, and the axis says how many.
+    Positive ones that span decades lie on a log scale where that tells good ones apart (`_decades`). On a linear one
+    the far outliers on the bad side are drawn at its edge, and the axis says how many.
     """
     finite = values[np.isfinite(values)]
     if not finite.size:
         return Axis(title), values
-    if finite.min() > 0 and finite.max() / style.DECADES > finite.min():
+    if _decades(finite, minimize):
         axis = logarithmic(title, float(finite.min()), float(finite.max()))
         return axis, axis.places(values)
     unit = unit_of(finite)
@@ -43,6 +44,19 @@ def spread(title: str, values: Array, *, minimize: bool = True) -> tuple[Axis, A
     words = f"{title} ({beyond} beyond the edge)" if beyond else title
     axis = Axis(_in(words, unit), span=(low - margin, high + margin), unit=unit)
     return axis, np.clip(values / unit, low, high)
+
+
+def _decades(finite: Array, minimize: bool) -> bool:
+    """Whether a log scale helps: the best of positive values is far from the middle one.
+
+    A few failures far from all others are no reason, nor is an accuracy that begins at chance: what is to be large is
+    told apart best on a linear scale, unless even the middle one is a decade below the best.
+    """
+    low, high = float(finite.min()), float(finite.max())
+    if low <= 0 or high / style.DECADES <= low:
+        return False
+    middle = float(np.median(finite))
+    return middle / FACTOR > low if minimize else high / style.DECADES > middle
 
 
 def linear(title: str, values: Array) -> Axis:

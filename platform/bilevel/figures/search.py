@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ class Track:
         moves: from whom it went on, if it is such a member.
         curve: [reports, 2]: step and objective (of several the first); where it went on from another one, a row of
             NaN and that one's last.
+        others: the same of each other objective, by its name.
     """
 
     asked: float
@@ -53,6 +55,7 @@ class Track:
     attempts: tuple[Attempt, ...] = ()
     moves: tuple[Moved, ...] = ()
     curve: Array = field(default_factory=lambda: np.empty((0, 2)))
+    others: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -88,7 +91,7 @@ class Search:
 
     @property
     def metric(self) -> str:
-        """The objective; of several the first."""
+        """The objective; of several the leading one."""
         return self.history.metric
 
     @property
@@ -147,7 +150,8 @@ class _Open:
     ended: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
     moves: list[Moved] = field(default_factory=list)
-    curve: array[float] = field(default_factory=lambda: array("d"))
+    curves: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("d")))
+    """Of each objective."""
 
 
 class Reader:
@@ -181,12 +185,14 @@ class Reader:
                 attempts.append(Attempt(event.worker, time, step=event.step))
             case Moved():
                 self.open[event.trial].moves.append(event)
-                donor = self.open[event.donor].curve
-                self.open[event.trial].curve.extend((math.nan, math.nan, *donor[-2:]))
+                for name, donor in self.open[event.donor].curves.items():
+                    self.open[event.trial].curves[name].extend((math.nan, math.nan, *donor[-2:]))
             case Reported():
-                value = event.metrics.get(self.history.metric)
-                if value is not None:
-                    curve = self.open[event.trial].curve
+                for name in self.history.objectives:
+                    value = event.metrics.get(name)
+                    if value is None:
+                        continue
+                    curve = self.open[event.trial].curves[name]
                     if curve and event.step <= curve[-2]:  # a retry: its curve begins anew
                         curve.extend((math.nan, math.nan))
                     curve.extend((event.step, value))
@@ -194,7 +200,8 @@ class Reader:
                 track = self.open[event.trial]
                 if event.undone and track.moves:
                     track.moves.pop()
-                    del track.curve[-4:]
+                    for curve in track.curves.values():
+                        del curve[-4:]
                 track.attempts = track.attempts or [Attempt("", track.asked)]
                 self._close(track.attempts, time, event.state)
                 track.ended = time
@@ -231,13 +238,18 @@ class Reader:
                 track.ended,
                 tuple(track.attempts),
                 tuple(track.moves),
-                np.array(track.curve, dtype=np.float64).reshape(-1, 2),
+                _rows(track.curves[self.history.metric]),
+                {name: _rows(track.curves[name]) for name in list(self.history.objectives)[1:]},
             )
             for number, track in self.open.items()
         }
         history = copy(self.history)
         sessions, faults = tuple(self.sessions), dict(self.faults)
         return Search(history, known + rest, tracks, sessions, self.started, self.opened, faults)
+
+
+def _rows(curve: array[float]) -> Array:
+    return np.array(curve, dtype=np.float64).reshape(-1, 2)
 
 
 def _finite(value: float | None) -> bool:

@@ -23,6 +23,7 @@ from bilevel.figures.chart import (
     thin,
 )
 from bilevel.figures.importance import Importance
+from bilevel.figures.objectives import each
 from bilevel.figures.scales import even_ticks, linear, log_ticks, logarithmic, spread
 from bilevel.figures.search import Array, Search
 from bilevel.space.dimensions import Int, OneOf, Parameter
@@ -64,7 +65,8 @@ def slices(search: Search, found: Importance | None) -> Chart | None:
     more = len(parameters) - len(panels)
     caption += f" ({more} less important ones are not shown)." if more > 0 else "."
     scale = Scale("trial", "0", str(max(t.number for t in ended)))
-    return Chart("slices", "Objective against each value", caption, tuple(panels), scale)
+    title = "Objective" if len(search.history.objectives) < 2 else short(search.metric, 40)
+    return Chart("slices", f"{title} against each value", caption, tuple(panels), scale)
 
 
 def _slice(
@@ -154,8 +156,9 @@ Ticks = list[tuple[float, str]]
 
 
 def parallel_coordinates(search: Search, found: Importance | None) -> Chart | None:
-    """Each trial as a line over all searched values, from top to bottom, colored by its objective."""
-    parameters = ordered(search, found)[:AXES]
+    """Each trial as a line over all searched values and its objectives, from top to bottom, colored by the first."""
+    known = ordered(search, found)
+    parameters = known[:AXES]
     valued = [t for t in search.valued() if t.state == "completed"]
     valued = valued if len(valued) >= 10 else search.valued()
     if len(parameters) < 2 or len(valued) < 2:
@@ -165,8 +168,8 @@ def parallel_coordinates(search: Search, found: Importance | None) -> Chart | No
     kept = set(thin(len(valued), LINES, order[: LINES // 8].tolist()).tolist())
     chosen = [int(i) for i in order if int(i) in kept]
     rows = np.array([[_along(p, valued[i].point) for p in parameters] for i in chosen])
-    objective, ticks = _objective_row(search, values)
-    rows, aside = np.column_stack([rows, objective[chosen]]), rows.min(axis=0) < 0
+    last = [(view.metric, *_objective_row(view, _objectives(view, valued))) for view in each(search)]
+    rows, aside = np.column_stack([rows, *(places[chosen] for _, places, _ in last)]), rows.min(axis=0) < 0
     heights = -np.arange(rows.shape[1], dtype=float)
     ends = np.array([valued[i].number for i in chosen], dtype=float)
     layers: list[Layer] = []
@@ -179,10 +182,12 @@ def parallel_coordinates(search: Search, found: Importance | None) -> Chart | No
         opacity = float(np.clip((0.9 if band < 2 else 0.45) * (1 if len(part) < 20 else 0.7), 0.2, 1))
         trials = np.repeat(ends[part], rows.shape[1] + 1)
         layers.append(Layer("line", x, y, size=1.8 if band == 0 else 1.1, opacity=opacity, shade=shade, trials=trials))
-    layers += _rulers(parameters, ticks, search.metric, aside.tolist())
+    layers += _rulers(parameters, [(metric, ticks) for metric, _, ticks in last], aside.tolist())
     caption = "Where the dark lines run through one place, that value matters; where they spread, it does not."
     if len(chosen) < len(valued):
         caption = caption[:-1] + f" ({len(chosen)} of {len(valued)} trials)."
+    if len(parameters) < len(known):
+        caption = caption[:-1] + f" ({len(known) - len(parameters)} less important values are not shown)."
     hidden = Axis("", span=(-0.18 if aside.any() else -0.05, 1.05), ticks=())
     high = Axis("", span=(-rows.shape[1] + 0.55, 0.5), ticks=())
     panel = Panel(hidden, high, tuple(layers), height=0.28 * rows.shape[1])
@@ -197,9 +202,16 @@ def _along(parameter: Parameter, point: Mapping[str, Any]) -> float:
     return parameter.dimension.encode(value)
 
 
+def _objectives(view: Search, trials: Sequence[Trial]) -> Array:
+    found = (view.history.trials[trial.number].objective for trial in trials)
+    return np.array([np.nan if value is None else float(value) for value in found])
+
+
 def _objective_row(search: Search, values: Array) -> tuple[Array, Ticks]:
+    if not np.isfinite(values).any():
+        return values, []
     axis, drawn = spread(search.metric, values, minimize=search.history.minimize)
-    low, high = float(drawn.min()), float(drawn.max())
+    low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
     ticks = axis.ticks if axis.log and axis.ticks is not None else even_ticks(low, high)
     if axis.powers or axis.unit != 1.0:
         ticks = tuple((at, f"1e{at:g}" if axis.powers else number(at * axis.unit)) for at, _ in ticks)
@@ -214,13 +226,14 @@ def _objective_row(search: Search, values: Array) -> tuple[Array, Ticks]:
     return place(drawn), [(float(place(np.float64(v))), words) for v, words in ticks]
 
 
-def _rulers(parameters: Sequence[Parameter], last: Ticks, metric: str, aside: Sequence[bool]) -> list[Layer]:
+def _rulers(parameters: Sequence[Parameter], last: Sequence[tuple[str, Ticks]], aside: Sequence[bool]) -> list[Layer]:
     """The axes themselves: a line each, its ticks in words below, its name above."""
     layers = []
-    names = [*distinct([p.name for p in parameters], 40), short(metric, 40)]
+    names = [*distinct([p.name for p in parameters], 40), *(short(metric, 40) for metric, _ in last)]
     for row, name in enumerate(names):
-        objective = row == len(parameters)
-        ticks = [tick for tick in (last if objective else _ticks(parameters[row])) if -0.01 <= tick[0] <= 1.01]
+        objective = row >= len(parameters)
+        own = last[row - len(parameters)][1] if objective else _ticks(parameters[row])
+        ticks = [tick for tick in own if -0.01 <= tick[0] <= 1.01]
         ticks += [(ASIDE, "none")] if not objective and aside[row] else []
         x = np.array([place for place, _ in ticks])
         at, below, words = np.full(len(x), -float(row)), np.full(len(x), -row - 0.17), tuple(w for _, w in ticks)
@@ -259,8 +272,33 @@ def _rough(parameter: Parameter, value: float, low: float, high: float) -> float
 
 def importance_chart(found: Importance | None) -> Chart | None:
     """A bar for each value: the share of the objective's variation that goes with it; None with too few trials."""
-    if found is None:
+    return importance_charts([("", found)])
+
+
+def importance_charts(found: Sequence[tuple[str, Importance | None]]) -> Chart | None:
+    """The same of each objective, by its name, one panel below the other."""
+    known = [(metric, own) for metric, own in found if own is not None]
+    if not known:
         return None
+    several = len(found) > 1
+    panels = tuple(_importance_panel(own, metric if several else "") for metric, own in known)
+    told = "; ".join(_told(own, f" of {short(metric, 30)}" if several else "") for metric, own in known)
+    first, others = known[0][1], "" if not several else " in each objective"
+    at = "" if first.step is None else f" compared at step {first.step}"
+    how = f"permutation in a forest fitted to the ranks of {first.trials} trials{at}; lines: 80 % interval; {told}"
+    caption = f"Search the long bars more finely and fix those that are short{others} ({how})."
+    more = max(len(own.shares) for _, own in known) - BARS
+    caption = caption[:-1] + f" ({more} shorter ones are not shown)." if more > 0 else caption
+    if not any(own.telling for _, own in known):
+        caption = f"These trials do not tell what matters ({how})."
+    return Chart("parameter_importance", "What matters", caption, panels, wide=True)
+
+
+def _told(found: Importance, what: str) -> str:
+    return f"it foretells {max(0.0, found.explained):.0%} of the variation{what} in trials that it has not seen"
+
+
+def _importance_panel(found: Importance, metric: str) -> Panel:
     shares = found.shares[:BARS]
     y = -np.arange(len(shares), dtype=float)
     values, low, high = (np.array([vars(s)[name] for s in shares]) for name in ("value", "low", "high"))
@@ -268,12 +306,6 @@ def importance_chart(found: Importance | None) -> Chart | None:
     bars = Layer("bars", values, y, color, size=0.62, reach=(low, high))
     names = distinct([s.parameter.name for s in shares], 26)
     ticks = tuple((float(at), name) for at, name in zip(y, names, strict=True))
-    x = Axis("share of the variation", span=(0.0, max(1.05 * float(high.max()), 0.1)))
-    panel = Panel(x, Axis("", span=(-len(shares) + 0.4, 0.6), ticks=ticks), (bars,), height=0.35 + 0.09 * len(shares))
-    at = "" if found.step is None else f" compared at step {found.step}"
-    told = f"it foretells {max(0.0, found.explained):.0%} of the variation in trials that it has not seen"
-    how = f"permutation in a forest fitted to the ranks of {found.trials} trials{at}; lines: 80 % interval; {told}"
-    caption = f"Search the long bars more finely and fix the short ones ({how})."
-    if not found.telling:
-        caption = f"These trials do not tell what matters ({how})."
-    return Chart("parameter_importance", "What matters", caption, (panel,), wide=True)
+    title = f"{short(metric, 24)}: share" if metric else "share of the variation"
+    x = Axis(title, span=(0.0, max(1.05 * float(high.max()), 0.1)))
+    return Panel(x, Axis("", span=(-len(shares) + 0.4, 0.6), ticks=ticks), (bars,), height=0.35 + 0.09 * len(shares))

@@ -126,9 +126,9 @@ def learning_curves(search: Search) -> Chart | None:
     chosen = [shown[i] for i in thin(len(shown), CURVES, ranked[: CURVES // 5])]
     if best is not None and best in shown and best not in chosen:
         chosen.append(best)
-    everything = np.concatenate([search.tracks[t.number].curve for t in shown])
-    extremes = np.array([end for t in shown for end in _extremes(search.tracks[t.number].curve)])
-    y, _ = spread(search.metric, extremes, minimize=search.history.minimize)
+    curves = [search.tracks[t.number].curve for t in shown]
+    everything = np.concatenate(curves)
+    y = _reach(search, curves)
     layers = []
     for state, opacity in (("stopped", 0.6), ("failed", 0.6), ("completed", 0.7), ("running", 0.9)):
         of_state = [t for t in chosen if t.state == state and t is not best]
@@ -144,9 +144,22 @@ def learning_curves(search: Search) -> Chart | None:
     many = f" ({len(chosen)} of {len(shown)} trials: the best and an even choice)" if len(chosen) < len(shown) else ""
     caption = f"Good trials part early from bad ones where stopping early is safe; crossing curves say it is not{many}."
     title = "Learning curves of all trials"
+    if len(search.history.objectives) > 1:
+        title = f"{short(search.metric, 40)}: learning curves of all trials"
     if len(shown) == 1:
         title, caption = "Learning curve", "Where it is flat, more steps no longer help."
     return Chart("learning_curves", title, caption, (Panel(x, y, present(layers)),), wide=True)
+
+
+def _reach(search: Search, curves: Sequence[Array]) -> Axis:
+    """From where curves begin to where they end, if that takes a log scale; else what most of them show."""
+    finite = [curve[np.isfinite(curve[:, 1]), 1] for curve in curves]
+    ends = np.array([end for values in finite for end in (values.min(), values.max())])
+    axis, _ = spread(search.metric, ends, minimize=search.history.minimize)
+    if axis.log or axis.powers:
+        return axis
+    reported = np.concatenate([values[thin(len(values), STEPS, [0, len(values) - 1])] for values in finite])
+    return spread(search.metric, reported, minimize=search.history.minimize)[0]
 
 
 def _strokes(
@@ -170,11 +183,6 @@ def _strokes(
     )
 
 
-def _extremes(curve: Array) -> tuple[float, float]:
-    finite = curve[np.isfinite(curve[:, 1]), 1]
-    return float(finite.min()), float(finite.max())
-
-
 def _last(search: Search, trial: Trial) -> float:
     curve = search.tracks[trial.number].curve
     values = curve[np.isfinite(curve[:, 1]), 1]
@@ -192,7 +200,7 @@ def pareto_front(search: Search) -> Chart | None:
     values = np.array([trial.values for trial in trials])
     numbers = np.array([trial.number for trial in trials], dtype=float)
     chosen = thin(len(trials), POINTS, on)
-    pairs = list(itertools.combinations(range(len(objectives)), 2))[:6]
+    pairs = list(itertools.combinations(range(len(objectives)), 2))
     panels = []
     names, ways = list(objectives), list(objectives.values())
     for a, b in pairs:

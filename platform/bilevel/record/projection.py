@@ -8,6 +8,7 @@ import json
 import math
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -85,7 +86,10 @@ class Projection:
         self.minimize = True
         self.ended = False
         """Whether the study has ended, and was not extended since."""
+        self.objectives: list[str] = []
+        """What MLflow calls them, the leading one first."""
         self._metric = ""
+        self._searched: Counter[str] = Counter()
         self.pages: dict[int | None, Page] = {}
         self._open: dict[int | None, _Open] = {}
         self._leaders: list[tuple[tuple[float, float, int], int]] = []  # a heap, the worst of them first
@@ -109,6 +113,11 @@ class Projection:
         """The trials that did best so far, at most `COMPARED`, the best first."""
         return [trial for _, trial in sorted(self._leaders, reverse=True)]
 
+    def searched(self) -> list[str]:
+        """What MLflow calls the searched values that every trial has; on a logarithmic scale their logarithms."""
+        most = max(self._searched.values(), default=0)
+        return [name for name, count in self._searched.items() if count == most]
+
     # -- one method per event: the study -------------------------------------------------------------------------------
 
     def _started(self, event: dict[str, Any], now: int) -> None:
@@ -117,6 +126,7 @@ class Projection:
         self._log = frozenset(event.get("log", ()))
         self._open[None] = _Open(now, {"bilevel.kind": "study", "bilevel.run_id": self.run_id})
         ways = event.get("objectives") or {event["metric"]: "minimize" if self.minimize else "maximize"}
+        self.objectives = ["objective", *(metric(name, self._metric) for name in list(ways)[1:])]
         page = self._page(None)
         page.tags["bilevel.seed"] = str(event["seed"])
         for way in ("minimize", "maximize"):
@@ -173,6 +183,8 @@ class Projection:
         page = self._page(trial)
         for path, value in event["config"].items():
             page.params |= _params(path, value, path in self._log and path in numbers, event["config"])
+        for path in paths(event.get("point", {})):
+            self._count(path, page)
         page.tags["bilevel.seed"] = str(event["seed"])
         if event.get("of") is not None:
             page.tags["bilevel.confirms" if event.get("confirms") else "bilevel.repeats"] = str(event["of"])
@@ -219,6 +231,7 @@ class Projection:
         for name, said in event.get("found", {}).items():
             log = bool(_LOGARITHMIC & {*said["dimension"]})
             page.params |= _params(name, said["value"], log, event["found"])
+            self._count(name, page)
 
     def _tagged(self, event: dict[str, Any], _: int) -> None:
         tags = {tag(name): text(word) for name, word in event["tags"].items()}
@@ -262,6 +275,11 @@ class Projection:
         for run in self._open:
             page = self._page(run)
             page.status, page.since = status, since
+
+    def _count(self, path: str, page: Page) -> None:
+        """A trial has this value; where it has its logarithm, too, that is what an axis shows."""
+        names = [name for name in (allowed(path, "log10_"), allowed(path)) if name in page.params]
+        self._searched.update(names[:1])
 
     def _chart(self, trial: int, numbers: Mapping[str, float], now: int, step: int) -> None:
         self._page(trial).points += _chart(numbers, now, step)

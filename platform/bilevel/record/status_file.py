@@ -35,5 +35,6 @@ _STATUS: dict[str, Callable[[Any], bool]] = {
     "experiment": _is_text,
     "study": _is_text,
     "trials": lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)),
+    "view": _is_text,
     "minimize": lambda value: value is None or isinstance(value, bool),
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bilevel.record.projection import LONGEST_TAG, paths
+from bilevel.study import telling
 from bilevel.study.history import History, Trial
 
 LEADERS = 10  # rows of the table
@@ -19,10 +20,15 @@ def note(run_id: str, result: Mapping[str, Any], history: History) -> str:
     """The study's page: what came out, who leads with which values, and how it did on test data."""
     best = result.get("best")
     trials = ", ".join(f"{count} {state}" for state, count in result.get("trials", {}).items() if count)
+    tried = telling.tried(history)
+    trials = f"{trials} ({tried})" if tried else trials
     lines = [f"**{result.get('study', run_id)}**: {result.get('status')}; trials: {trials or 'none'}"]
     if best:
         several = f" ± {_shown(best['ci95'])} over {best['runs']} seeds" if best.get("ci95") is not None else ""
-        lines.append(f"Best: trial {best['trial']}, objective {_shown(best['objective'])}{several}")
+        lines.append(f"Best: trial {best['trial']}, {_named(history)} {_shown(best['objective'])}{several}")
+        if best.get("runs"):
+            lines.append(f"The other metrics of this page are of trial {best['trial']} alone.")
+    lines += [passed] if (passed := telling.passed(history)) else []
     found = _pareto(history) if len(history.objectives) > 1 else _leaders(history)
     for table in (found, _tests(result.get("metrics", {}))):
         if table:
@@ -30,6 +36,12 @@ def note(run_id: str, result: Mapping[str, Any], history: History) -> str:
     while len("\n".join(lines)) > LONGEST_TAG:
         lines.pop()  # whole rows: half a table is read as none
     return "\n".join(lines)
+
+
+def _named(history: History) -> str:
+    """What a trial is the best by."""
+    name = history.metric if history.metric == "objective" else f"objective ({history.metric})"
+    return f"leading {name}" if len(history.objectives) > 1 else name
 
 
 def _leaders(history: History) -> list[str]:

@@ -269,7 +269,13 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def links(
-    base: str, experiment: str, study: str, trials: Sequence[str] = (), *, minimize: bool = True
+    base: str,
+    experiment: str,
+    study: str,
+    trials: Sequence[str] = (),
+    *,
+    minimize: bool = True,
+    view: str | None = None,
 ) -> dict[str, str]:
     """The dashboard's pages that show what a reviewer wants (it opens on others).
 
@@ -279,22 +285,32 @@ def links(
         study: MLflow's id of the parent run.
         trials: MLflow's ids of children, for the page that compares them (those that did best).
         minimize: whether the smaller objective comes first.
+        view: what the kept view that compares all trials is called (see `shared_view`); without it MLflow's own page
+            compares those that did best, and opens on the first metric of the alphabet.
     """
     parts = urlsplit(base)
     netloc = parts.netloc.rpartition("@")[2]
     host = urlunsplit(parts._replace(netloc=netloc, query="", fragment="")).rstrip("/")
     runs = f"{host}/#/experiments/{experiment}/runs"
-    only_trials = quote(f"tags.`bilevel.kind` = 'trial' and tags.`mlflow.parentRunId` = '{study}'", safe="")
+    only_trials = quote(children(study), safe="")
+    training = "workflowType=machine_learning"  # or MLflow opens its pages for language models
     order = f"orderByKey={quote('metrics.`objective`', safe='.')}&orderByAsc={'true' if minimize else 'false'}"
     found = {
-        "study": f"{runs}/{study}",
-        "trials": f"{runs}?workflowType=machine_learning&compareRunsMode=CHART&searchFilter={only_trials}&{order}",
+        "study": f"{runs}/{study}?{training}",
+        "trials": f"{runs}?{training}&compareRunsMode=CHART&searchFilter={only_trials}&{order}",
     }
-    if len(trials) > 1:
+    if view is not None:
+        found["compare"] = f"{runs}?{training}&compareRunsMode=CHART&viewStateShareKey={quote(view, safe='')}"
+    elif len(trials) > 1:
         chosen = quote(json.dumps(list(trials), separators=(",", ":")), safe="")
         within = quote(json.dumps([experiment]), safe="")
-        found["compare"] = f"{host}/#/compare-runs?runs={chosen}&experiments={within}&workflowType=machine_learning"
+        found["compare"] = f"{host}/#/compare-runs?runs={chosen}&experiments={within}&{training}"
     return found
+
+
+def children(study: str) -> str:
+    """MLflow's filter of the trials' runs of a study's."""
+    return f"tags.`bilevel.kind` = 'trial' and tags.`mlflow.parentRunId` = '{study}'"
 
 
 def dashboard(uri: str, port: int = UI_PORT) -> str:
@@ -364,6 +380,7 @@ def _read(
             said["study"],
             said.get("trials") or (),
             minimize=bool(said.get("minimize")),
+            view=said.get("view"),
         )
     return TrackerStatus(
         synced=said.get("synced", 0),

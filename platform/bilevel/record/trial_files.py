@@ -133,6 +133,19 @@ class TrialFiles:
             found.append(f"  {name}, " + ("which is gone" if size is None else f"{size:,} bytes"))
         return found
 
+    def faults(self, trial: Trial) -> list[str]:
+        """Which of a trial's files are not what it left."""
+        found = []
+        for name, sha256 in sorted(trial.files.items()):
+            file = self.left(trial.number) / name
+            try:
+                with file.open("rb") as opened:
+                    same = hashlib.file_digest(opened, "sha256").hexdigest() == sha256
+                found += [] if same else [f"{file}: it is not what trial {trial.number} left"]
+            except OSError as error:
+                found.append(f"{file}: it cannot be read: {error.strerror}")
+        return found
+
     def left(self, trial: int) -> Path:
         """Where the files of a trial lie, if it has made any."""
         return self._folder.path / "files" / f"trial-{trial:04d}"

@@ -23,8 +23,10 @@ from bilevel.record.journal import read
 from bilevel.record.mlflow import Ledger, first_line, load, locked
 from bilevel.record.projection import Page, Projection, text
 from bilevel.record.redaction import redact
+from bilevel.record.shared_view import shared
 from bilevel.record.status_file import NAME
 from bilevel.record.summary_note import note
+from bilevel.record.tracking import children
 from bilevel.study.history import replay
 
 CHUNK = 1000  # journal entries between two cursors
@@ -121,6 +123,7 @@ def follow(ledger: Ledger, folder: Path, control: Control, status: Status) -> No
             if ending:
                 if projection.ended:
                     ledger.illustrate()
+                status.say(view=_share(ledger, projection))
                 if ledger.runs and ledger.served:
                     ledger.find(projection.study, projection.run_id)  # removes what a hung server created twice
                 return
@@ -208,6 +211,15 @@ def _pages(ledger: Ledger, projection: Projection) -> dict[str, Any]:
         "trials": [ledger.runs[trial] for trial in projection.leaders() if trial in ledger.runs],
         "minimize": projection.minimize,
     }
+
+
+def _share(ledger: Ledger, projection: Projection) -> str | None:
+    """Keep the view that compares the trials; what a link calls it."""
+    study, parameters = ledger.runs.get(None), projection.searched()
+    if study is None or len(projection.leaders()) < 2 or not parameters:
+        return None
+    view = shared(children(study), parameters, projection.objectives, minimize=projection.minimize)
+    return projection.run_id if ledger.share(projection.run_id, view) else None
 
 
 def _refusals(ledger: Ledger) -> str | None:

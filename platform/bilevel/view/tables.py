@@ -13,13 +13,16 @@ from rich.text import Text
 from bilevel.figures import Search, summary
 from bilevel.figures.chart import distinct, number, short, shown
 from bilevel.figures.importance import Importance, importance
+from bilevel.figures.objectives import each
 from bilevel.figures.scales import unit_of
 from bilevel.figures.search import Array
 from bilevel.figures.values import ordered
 from bilevel.figures.views import incumbents
 from bilevel.space.dimensions import Parameter
+from bilevel.study import telling
 from bilevel.study.history import Trial
 from bilevel.view.paper import plain
+from bilevel.view.raised import shortened
 
 LEADERS = 10  # rows of the table of the best
 BARS = 8  # parameters whose importance is shown
@@ -45,14 +48,14 @@ class _Fitted:
 
 def search(found: Search) -> Group:
     """Counts, the best trials or the Pareto front, the course, what matters, and why trials failed."""
-    matters = importance(found)
-    parameters = ordered(found, matters)
-    parts: list[Any] = [_counted(found)]
-    course = _course(found)
-    parts += [course] if course is not None else []
+    views = each(found)
+    matters = [importance(view) for view in views]
+    parameters = ordered(found, matters[0])
+    parts: list[Any] = [_counted(found), *(course for view in views if (course := _course(view)) is not None)]
     if len(found.history.objectives) > 1:
         rows = summary.front(found, parameters, 2 * LEADERS)
-        title = f"the Pareto front, {len(found.history.pareto())} trials"
+        count = len(found.history.pareto())
+        title = f"the Pareto front, {count} trials" + (f", {len(rows)} of them here" if len(rows) < count else "")
     else:
         rows, title = summary.leaders(found, parameters, LEADERS), "the best trials"
         title += f", {found.history.rule}" if found.history.rule else ""
@@ -62,8 +65,11 @@ def search(found: Search) -> Group:
             plain(title, style="italic"),
             _Fitted(lambda width: _leaders(found, rows, parameters, width)),
         ]
-    if matters is not None:
-        parts += [plain(), *_matters(matters)]
+    passed = telling.passed(found.history)
+    parts += [plain(passed, style="yellow")] if passed else []
+    for view, known in zip(views, matters, strict=True):
+        if known is not None:
+            parts += [plain(), *_matters(known, f" for {view.metric}" if len(views) > 1 else "")]
     failures = summary.failures(found)
     if failures:
         parts += [plain(), plain("failures", style="italic"), _failed(failures)]
@@ -72,7 +78,8 @@ def search(found: Search) -> Group:
 
 def _counted(found: Search) -> Text:
     counts = [f"{n} {state}" for state, n in summary.counts(found).items() if n]
-    line = f"{len(found.history.trials)} trials: {', '.join(counts) or 'none begun'}"
+    said = telling.tried(found.history)
+    line = f"{len(found.history.trials)} trials{f' ({said})' if said else ''}: {', '.join(counts) or 'none begun'}"
     line += f"; {summary.duration(found.seconds)} at work"
     if len(found.sessions) > 1:
         line += f" in {len(found.sessions)} sessions"
@@ -84,7 +91,7 @@ def _course(found: Search) -> Text | None:
     ended = found.valued()
     best = incumbents(found, ended) if len(ended) > 1 else np.empty(0)
     known = best[np.isfinite(best)]
-    if not known.size or len(found.history.objectives) > 1:
+    if not known.size:
         return None
     line = plain(f"best {found.metric} so far  ")
     line.append(f"{number(known[0])} ", style="dim")
@@ -124,16 +131,18 @@ def _step(trial: Trial, *, best: bool) -> str:
     )
 
 
-def _matters(found: Importance) -> list[Any]:
+def _matters(found: Importance, what: str) -> list[Any]:
     table = Table(box=None, show_header=False, padding=(0, 1))
     widest = max((share.high for share in found.shares), default=1.0) or 1.0
     for share in found.shares[:BARS]:
         bar = "█" * round(24 * share.value / widest)
         interval = f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
         table.add_row(plain(short(share.parameter.name, 30)), plain(bar, style="cyan"), plain(interval))
+    if len(found.shares) > BARS:
+        table.add_row(plain(f"and {len(found.shares) - BARS} with less", style="dim"))
     told = f"of {found.trials} trials" + ("" if found.step is None else f" at step {found.step}")
     how = f"share of the variation, 80 % interval; permutation in a forest, {told}"
-    title = "what matters" if found.telling else "what matters: these trials do not tell"
+    title = f"what matters{what}" + ("" if found.telling else ": these trials do not tell")
     return [plain(title, style="italic"), table, plain(how, style="dim")]
 
 
@@ -151,8 +160,8 @@ def _failed(failures: Sequence[summary.Failure]) -> Table:
 # -- a trial -----------------------------------------------------------------------------------------------------------
 
 
-def trial(found: Search, number_: int, output: str = "", places: Sequence[str] = ()) -> Group:
-    """Its state, configuration, attempts, metrics and curve, what it left (at `places`), the end of what it printed."""
+def trial(found: Search, number_: int, output: str = "", places: Sequence[str] = (), raised: str = "") -> Group:
+    """Its state, configuration, attempts, metrics and curve, what it left (at `places`), printed and raised."""
     one, track = found.history.trials[number_], found.tracks[number_]
     head = f"trial {number_}: {one.state}, step {one.step}, seed {one.seed}"
     parts: list[Any] = [plain(head, style="bold")]
@@ -186,6 +195,8 @@ def trial(found: Search, number_: int, output: str = "", places: Sequence[str] =
         lines = output.rstrip().splitlines()
         title = "output" if len(lines) <= TAIL else f"output, the last {TAIL} of {len(lines)} lines"
         parts += [plain(), plain(title, style="italic"), Text.from_ansi("\n".join(lines[-TAIL:]))]
+    if raised.strip():
+        parts += [plain(), plain("raised", style="italic"), plain(shortened(raised))]
     return Group(*parts)
 
 

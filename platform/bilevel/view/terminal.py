@@ -101,7 +101,7 @@ class Screen:
         pace, course = self._rate.of("ended", ended), self._rate.of("done", done)
         counts = {"running": len(progress.history.running), **progress.history.ended}
         return {
-            "trials": f"{ended}" + (f"/{standing.trials}" if standing.trials is not None else "") + " trials",
+            "trials": _counted(standing, ended),
             "done": min(1.0, done / standing.trials) if standing.trials else 0.0,
             "best": _best(progress, standing),
             "counts": ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "failed"),
@@ -195,6 +195,17 @@ def _search_panel(progress: Progress, standing: Standing, row: Mapping[str, Any]
     return outer
 
 
+def _counted(standing: Standing, ended: int) -> str:
+    """`24/60 trials`, as the user wrote them; with several seeds `12/25 configurations, 24/50 trials`."""
+    done = ended - standing.confirming
+    wanted = f"/{standing.trials}" if standing.trials is not None else ""
+    text = f"{done}{wanted} trials"
+    if standing.repeats > 1:
+        of = f"/{standing.trials // standing.repeats}" if standing.trials is not None else ""
+        text = f"{done // standing.repeats}{of} configurations, {text}"
+    return text + (f", {standing.confirming} that confirm the leaders" if standing.confirming else "")
+
+
 def _best(progress: Progress, standing: Standing) -> str:
     if standing.best is None:
         return ""
@@ -233,12 +244,18 @@ def _left(progress: Progress, standing: Standing, done: float, course: float) ->
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None, metric: str = "objective") -> Group:
+def results(
+    document: Mapping[str, Any],
+    point: Mapping[str, Any] | None = None,
+    metric: str = "objective",
+    tried: str = "",
+) -> Group:
     """The small table at the end: before and after adaptation, with 95 % intervals, beside baselines.
 
-    `point` are the searched values of the best trial, `metric` is what it is the best by.
+    `point` are the searched values of the best trial, `metric` is what it is the best by, `tried` says how many
+    configurations there were, where these are not the trials.
     """
-    parts: list[Any] = [_headline(document, metric)]
+    parts: list[Any] = [_headline(document, metric, tried)]
     if point:
         parts.append(plain(brief(point, 240)))
     metrics = document["metrics"]
@@ -258,8 +275,9 @@ def results(document: Mapping[str, Any], point: Mapping[str, Any] | None = None,
     return Group(*parts)
 
 
-def _headline(document: Mapping[str, Any], metric: str) -> Text:
+def _headline(document: Mapping[str, Any], metric: str, tried: str) -> Text:
     counts = ", ".join(f"{n} {state}" for state, n in document["trials"].items() if n)
+    counts = f"{tried}: {counts}" if tried and counts else counts
     best = document["best"]
     line = (
         f"{document['study']}: {document['status']} ({counts or 'no trial ended'}) in {duration(document['seconds'])}"

@@ -13,6 +13,7 @@ from bilevel.record.mlflow.database import prepare_database, reach
 from bilevel.record.mlflow.requests import Requests, first_line
 from bilevel.record.mlflow.tables import Tables, open_tables
 from bilevel.record.projection import Page
+from bilevel.record.shared_view import TAG
 from bilevel.record.tracking import artifacts
 
 WRITERS = 4  # threads, where a server does the work
@@ -144,6 +145,17 @@ class Ledger:
         """Upload the figures of a study that has ended: they are drawn after its end is recorded."""
         if None in self.runs:
             self._upload(self.runs[None], "figures")
+
+    def share(self, key: str, view: str) -> bool:
+        """Keep a view of the charts, for a link to name; whether the server took it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.set_experiment_tag(self.experiment, TAG + key, view)
+        except MlflowException as error:
+            _log.warning("the page that compares trials opens as MLflow will: %s", first_line(error))
+            return False
+        return True
 
     def _upload(self, run: str, name: str) -> None:
         if (self._folder / name).is_dir():
