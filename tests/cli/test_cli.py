@@ -216,7 +216,8 @@ def test_standard_output_holds_the_json_alone(home: Path, capsys: pytest.Capture
     captured = capsys.readouterr()
     document = json.loads(captured.out.splitlines()[-1])
     assert document["metrics"] == {"loss": 0.5**5}
-    assert document["best"] == {"trial": 0, "objective": 0.5**5, "config": {"rate": 0.5}}
+    counts = {"step": 5, "value": "last"}
+    assert document["best"] == {"trial": 0, "objective": 0.5**5, **counts, "config": {"rate": 0.5}}
     assert "own: completed" in captured.err
     assert cli.main(["run", "own.py", "--workers", "0", "--track", "none"]) == 0
     assert capsys.readouterr().out == ""

@@ -286,7 +286,7 @@ class Reported:
 
     trial: int
     step: int
-    metrics: Metrics
+    metrics: Mapping[str, float]
     units: str = ""
     found: Mapping[str, Any] = field(default_factory=dict)
 
