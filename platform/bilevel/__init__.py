@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bilevel.drive.results import Result
     from bilevel.drive.runs import resume, run
     from bilevel.execute import Inline, Ray, Tune
+    from bilevel.execute.opening import shutdown
     from bilevel.meta import MetaTraining, meta_train
     from bilevel.meta.movers import SGD, Adam, AdamW, Cosine, Linear
     from bilevel.search import CMAES, GP, NSGA2, PBT, TPE, Grid, Random, Sobol
@@ -65,6 +66,7 @@ _HOMES = {
     "meta_train": "meta",
     "resume": "drive.runs",
     "run": "drive.runs",
+    "shutdown": "execute.opening",
     "verify": "batched",
 }
 
@@ -107,6 +109,7 @@ __all__ = [
     "meta_train",
     "resume",
     "run",
+    "shutdown",
     "verify",
 ]
 

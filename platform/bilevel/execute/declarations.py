@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bilevel.errors import BadInput
@@ -95,3 +96,10 @@ class Tune:
 
 
 On = Inline | Ray | Tune
+
+Say = Callable[[str], None]
+"""Takes what the user should know, in a line."""
+
+
+def unheard(text: str) -> None:
+    """For who has nobody to tell."""
