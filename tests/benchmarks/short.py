@@ -229,7 +229,7 @@ def _pruning(trial: Any) -> Any:
 def program(case: str, side: str) -> tuple[float, Phases]:
     """Seconds of a whole program, and of its parts."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
+        began = time.time()
         done = subprocess.run(
             [sys.executable, __file__, "--one", case, side, folder],
             check=True,
@@ -238,17 +238,12 @@ def program(case: str, side: str) -> tuple[float, Phases]:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        whole = time.monotonic() - began
+        ended = time.time()
     phases: Phases = json.loads(done.stdout.strip().splitlines()[-1])
+    told = phases.pop("told")
     if "run()" in phases:
-        phases["end of process"] = whole - (phases.pop("told") - BORN) + (began_at(began) - BORN)
-    phases.pop("told", None)
-    return whole, phases
-
-
-def began_at(monotonic: float) -> float:
-    """The same moment on the clock on the wall."""
-    return time.time() - (time.monotonic() - monotonic)
+        phases["end of process"] = ended - told
+    return ended - began, phases
 
 
 def compare(rounds: int, cases: list[str], sides: list[str]) -> int:

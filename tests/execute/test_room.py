@@ -46,14 +46,15 @@ def test_it_is_said_once_and_soon(full: None, on: Ray | Tune) -> None:
     heard: list[str] = []
     script = Script(lambda config: config["x"], Space(dict, x=Uniform(0, 1)), Key((1,)), "loss", minimize=True)
     stage = opening.stage(on, script, say=heard.append)
-    for trial in range(2):
-        stage.begin(Order(trial, 1, 0, {"x": 0.5}))
-    begun = time.monotonic()
-    while not heard and time.monotonic() - begun < 60:
-        stage.poll(0.5)
+    try:
+        for trial in range(2):
+            stage.begin(Order(trial, 1, 0, {"x": 0.5}))
+        begun = time.monotonic()
+        while not heard and time.monotonic() - begun < 60:
+            stage.poll(0.5)
+        for _ in range(4):
+            stage.poll(0.5)
+    finally:
+        stage.close()
     what = "worker" if isinstance(on, Ray) else "trial"
     assert heard == [f"waiting for 2 {what}s of 1 CPU: the cluster has 1 node, 2 CPUs (0 free), 0 GPUs (0 free)"]
-    for _ in range(4):
-        stage.poll(0.5)
-    stage.close()
-    assert len(heard) == 1

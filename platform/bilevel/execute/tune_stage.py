@@ -164,7 +164,7 @@ class TuneStage:
     def _tell(self) -> None:
         """Say once that others hold what trials ask for."""
         groups = ray.util.placement_group_table().values()
-        waiting = sum(group["state"] == "PENDING" and group["name"].startswith("__tune_") for group in groups)
+        waiting = min(self._room, sum(group["state"] == "PENDING" for group in groups))  # Tune's have no name
         if waiting and self._cluster.guard is None:
             self._told = True
             self._say(self._cluster.lacks("trial", waiting, *self._each))
