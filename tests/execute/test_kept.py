@@ -143,15 +143,13 @@ def test_a_child_that_was_forked_neither_uses_the_cluster_nor_ends_it() -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_knows_nothing_of_the_modules_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_a_second_run_knows_nothing_of_the_modules_of_the_first(tmp_path: Path) -> None:
     found, space = [], Space(dict, x=Uniform(0, 1))
     for value in (1.0, 2.0):
         (tmp_path / "bilevel_test_helper.py").write_text(f"VALUE = {value}\n")
 
         def objective(config: dict[str, float], run: bilevel.Run) -> float:
+            sys.path.insert(0, str(tmp_path))
             import bilevel_test_helper
 
             return float(bilevel_test_helper.VALUE)

@@ -200,6 +200,8 @@ def test_nothing_is_printed_and_nothing_stays() -> None:
         "os.kill(two, signal.SIGSTOP)\n"
         "mark = pool._actors._cluster.guard.mark\n"
         "pool.close()\n"
+        "import bilevel\n"
+        "bilevel.shutdown()\n"
         "from bilevel.execute import guard\n"
         "sys.exit(len(guard.family(mark)))\n"
     )
