@@ -136,7 +136,8 @@ def placed(handle: Any) -> bool:
 
     Supported: the state API, which needs a dashboard.
     """
-    return bool(ray._private.state.actors(handle._actor_id.hex())["Address"]["Port"])
+    known = ray._private.state.actors(handle._actor_id.hex())  # nothing of one that is not on record yet
+    return bool(known.get("Address", {}).get("Port"))
 
 
 def lost() -> bool:
