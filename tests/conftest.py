@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
 from hypothesis import settings
+
+import bilevel
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
@@ -20,6 +23,13 @@ if _DATA.is_dir():
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_cluster_stays() -> Iterator[None]:
+    """The next module may want one of its own."""
+    yield
+    bilevel.shutdown()
 
 
 @pytest.fixture

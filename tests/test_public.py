@@ -20,7 +20,7 @@ PUBLIC = {
         *("SGD", "Adam", "AdamW", "Cosine", "Linear"),
         *("CMAES", "GP", "NSGA2", "PBT", "TPE", "Grid", "Random", "Sobol"),
         *("ASHA", "Hyperband"),
-        *("define_by_run", "load", "meta_train", "resume", "run", "steer", "verify"),
+        *("define_by_run", "load", "meta_train", "resume", "run", "shutdown", "steer", "verify"),
     ],
     "bilevel.tasks": ["Alphabets", "Episodes", "Grouped", "Omniglot", "Sinusoid"],
     "bilevel.inner": ["Adapted", "GradientDescent", "Rule"],

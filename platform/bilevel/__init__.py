@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bilevel.drive.runs import resume, run
     from bilevel.drive.steering import steer
     from bilevel.execute import Inline, Ray, Tune
+    from bilevel.execute.opening import shutdown
     from bilevel.meta import MetaTraining, meta_train
     from bilevel.meta.movers import SGD, Adam, AdamW, Cosine, Linear
     from bilevel.search import CMAES, GP, NSGA2, PBT, TPE, Grid, Random, Sobol
@@ -67,6 +68,7 @@ _HOMES = {
     "meta_train": "meta",
     "resume": "drive.runs",
     "run": "drive.runs",
+    "shutdown": "execute.opening",
     "steer": "drive.steering",
     "verify": "batched",
 }
@@ -110,6 +112,7 @@ __all__ = [
     "meta_train",
     "resume",
     "run",
+    "shutdown",
     "steer",
     "verify",
 ]

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bilevel.execute import cluster
+import bilevel
+from bilevel.execute import cluster, kept
 
 KILLED = """
 import os, signal, sys
-from bilevel.execute import cluster
-made = cluster.connect(None, 1, 1)
+from bilevel.execute import kept
+made = kept.connect(None, 1, 1)
 print(made.guard.home, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -40,12 +41,13 @@ def test_its_folder_is_ours_alone_and_its_path_short(tmp_path: Path, monkeypatch
 @pytest.mark.slow
 def test_its_files_go_with_it_also_when_its_driver_is_killed() -> None:
     before = set(Path("/tmp/ray").glob("session_2*"))
-    made = cluster.connect(None, 1, 1)
+    made = kept.connect(None, 1, 1)
     assert made.guard is not None
     home = made.guard.home
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert list(home.glob("r/session_*"))
-    made.close()
+    kept.release(made)
+    bilevel.shutdown()
     assert not home.exists()
     program = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, env=os.environ)
     home = Path(program.stdout.split()[-1])

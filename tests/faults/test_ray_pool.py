@@ -200,6 +200,8 @@ def test_nothing_is_printed_and_nothing_stays() -> None:
         "os.kill(two, signal.SIGSTOP)\n"
         "mark = pool._actors._cluster.guard.mark\n"
         "pool.close()\n"
+        "import bilevel\n"
+        "bilevel.shutdown()\n"
         "from bilevel.execute import guard\n"
         "sys.exit(len(guard.family(mark)))\n"
     )
@@ -258,7 +260,7 @@ def test_a_killed_driver_leaves_nothing() -> None:
 def test_an_address_where_nothing_listens_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     begun = time.monotonic()
-    with pytest.raises(BadInput, match=r"127\.0\.0\.1:1 .*RAY_AUTH_MODE"):
+    with pytest.raises(BadInput, match=r"127\.0\.0\.1:1 .*ray start --head"):
         opening.executor(Ray(address="127.0.0.1:1"))
     with pytest.raises(BadInput, match="no scheme"):
         opening.executor(Ray(address="ray://somewhere:10001"))

@@ -99,7 +99,8 @@ def run(
         "track": track if track is None else redact(track),
     }
     with leaving() as asked, tracking.prepared(uri) as writer:  # its libraries load while a cluster starts
-        stage = stage_of(study, on, source, kept)  # what no node can hold is refused before anything is written
+        # what no node can hold is refused before anything is written
+        stage = stage_of(study, on, source, kept, watch.say)
         try:
             slots = _slots(study, slots, stage)
             document["execution"]["slots"] = slots

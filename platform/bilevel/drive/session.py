@@ -20,6 +20,7 @@ from bilevel.drive.results import Result
 from bilevel.drive.sources import Source
 from bilevel.errors import ClusterFailed, StoreFailed
 from bilevel.execute import Inline, On, Tune, opening
+from bilevel.execute.declarations import Say
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
 from bilevel.record import tracking
@@ -58,6 +59,8 @@ class Session:
             self.watch.say(f"{error}\nThe run can be resumed: bilevel resume {self.folder.run_id}")
             history = histories.replay(self.folder.events())
             return Result(self.folder.path, results.result(self.folder, history, "interrupted", self.study))
+        finally:
+            opening.settle()
 
     def _work(self) -> Result:
         opened = self._opened()
@@ -132,14 +135,14 @@ class Session:
 
     def _open(self) -> Executor:
         code = tuple(map(str, self.source.folders))
-        return opening.executor(self.on, self.study.threads, code)
+        return opening.executor(self.on, self.study.threads, code, self.watch.say)
 
     def _open_stage(self) -> Stage:
         """What was opened before anything was written, at first; after the death of its cluster another one."""
         stage, self.stage = self.stage, None
         if isinstance(self.on, Tune) and self.study.spreads:
             self.watch.say("Tune places no trials: the objective spreads its work, and its units go to Ray actors")
-        return stage or stage_of(self.study, self.on, self.source, self.kept)
+        return stage or stage_of(self.study, self.on, self.source, self.kept, self.watch.say)
 
     def _left(self) -> float | None:
         """Seconds that are left to this session: its own limit, or what earlier sessions left of the study's."""
@@ -177,7 +180,7 @@ def _device(study: Study, on: On) -> str:
     return on.device or ("cuda" if study.gpus and torch.cuda.is_available() else "cpu")
 
 
-def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stage:
+def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any], say: Say) -> Stage:
     """Where trials run: in the driver if they spread their work, else where units would.
 
     Raises:
@@ -188,7 +191,9 @@ def stage_of(study: Study, on: On, source: Source, kept: dict[Any, Any]) -> Stag
         return InlineStage(script, kept, asked=asked_to_leave, device=_device(study, on))
     code = tuple(map(str, source.folders))
     fresh = study.isolation == "process"
-    return opening.stage(on, script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh)
+    return opening.stage(
+        on, script, code, threads=study.threads, cpus=study.cpus, gpus=study.gpus, fresh=fresh, say=say
+    )
 
 
 def hardware() -> str:

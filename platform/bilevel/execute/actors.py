@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import ClusterFailed
-from bilevel.execute import cluster
-from bilevel.execute.declarations import Ray
+from bilevel.execute import internals, kept
+from bilevel.execute.declarations import Ray, Say, unheard
 from bilevel.execute.luggage import Luggage
 from bilevel.execute.settings import Settings, platform
 from bilevel.execute.units import Call
@@ -30,6 +30,8 @@ GROWTH = 3.0
 """Seconds between two looks at the size of the cluster."""
 STARTING = 60.0
 """Seconds for an actor to start before it is asked for anew (doubled each time): frozen, or without room yet."""
+NOTICE = 5.0
+"""Seconds without a place on a cluster of others, after which that is said."""
 AWAY = 5.0
 """Seconds without a look by the driver, after which they do not count as waiting."""
 STILLBORN = 3
@@ -73,10 +75,12 @@ class Actors:
         ClusterFailed: no cluster could be started.
     """
 
-    def __init__(self, wanted: Ray, threads: int, luggage: Luggage, cpus: float | None = None) -> None:
-        self._wanted = wanted
+    def __init__(
+        self, wanted: Ray, threads: int, luggage: Luggage, cpus: float | None = None, say: Say = unheard
+    ) -> None:
+        self._wanted, self._say = wanted, say
         # A cluster of our own has room for each worker's threads; it does not pretend to have what a trial wants.
-        self._cluster = cluster.connect(wanted.address, wanted.workers, threads if cpus is None else min(cpus, 1))
+        self._cluster = kept.connect(wanted.address, wanted.workers, threads if cpus is None else min(cpus, 1))
         wanted_cpus = cpus or 0.0  # threads that no node has room for may find one that is added
         self._cpus = cpus = threads if cpus is None else cpus
         gpus = wanted.gpus_per_worker
@@ -84,8 +88,9 @@ class Actors:
             self._cluster.check(wanted_cpus, gpus)
             options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
             self._actor = ray.remote(**options)(BilevelWorker)
+            self._free = self._cluster.free()
         except BaseException:
-            self._cluster.close()
+            kept.release(self._cluster)
             raise
         self._arguments = (Settings.here(threads), "cuda" if gpus else wanted.device or "cpu", ray.put(luggage))
         self.members: list[Member] = []
@@ -93,7 +98,7 @@ class Actors:
         self._counted = -GROWTH
         self._lived = self._may_hire = self._looked = time.monotonic()
         self._failures, self._failure = 0, ""
-        self._closed = False
+        self._closed = self._told = False
 
     def ready(self) -> list[Member]:
         """Those that have said hello."""
@@ -125,6 +130,7 @@ class Actors:
                 self._hire(now, 2 * member.patience)
         while now >= self._may_hire and len(self.members) < self.target:
             self._hire(now, STARTING)
+        self._tell(now)
         if self.ready():
             self._lived = now
         elif now - self._lived > GROWTH and self._cluster.dead():
@@ -158,7 +164,7 @@ class Actors:
             _kill(member.hello.pid)
 
     def close(self) -> None:
-        """End the actors, and the cluster if it is ours. May be called again."""
+        """End the actors, and leave the cluster to the next ones. May be called again."""
         if self._closed:
             return
         self._closed = True
@@ -167,11 +173,23 @@ class Actors:
                 self.dismiss(self.members[-1])
         finally:
             self.members.clear()
-            self._cluster.close()
+            kept.release(self._cluster)
 
     def _hire(self, now: float, patience: float) -> None:
         handle = self._actor.remote(*self._arguments)
         self.members.append(Member(handle, handle.hello.remote(), now, patience))
+
+    def _tell(self, now: float) -> None:
+        """Say once that others hold what was asked for; a cluster of our own has nobody else."""
+        gpus = self._wanted.gpus_per_worker
+        wanted = {"CPU": self.target * self._cpus, "GPU": self.target * gpus}
+        if self._told or self._cluster.guard is not None or all(self._free[name] >= wanted[name] for name in wanted):
+            return
+        late = [member for member in self.members if member.hello is None and now - member.born > NOTICE]
+        waiting = sum(not internals.placed(member.handle) for member in late)
+        if waiting:
+            self._told = True
+            self._say(self._cluster.lacks("worker", waiting, self._cpus, gpus))
 
     def _why_none(self) -> str:
         if self._failures:

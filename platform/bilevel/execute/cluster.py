@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import BadInput, ClusterFailed
-from bilevel.execute import guard
+from bilevel.execute import guard, terminal
 
 # Read when Ray is imported, or by the processes that it starts; a user's own values win.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -58,10 +57,6 @@ class _Guard:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-REACH = 3.0
-"""Seconds for the head of a cluster to accept a connection."""
-SECONDS = 4
-"""For a head that listens to let us in: Ray asks 20 times, a second apart, even if it is the token that is wrong."""
 LONGEST = 24
 """Characters of a temporary directory: a socket's path has 107, of which Ray and we take 83."""
 FREE = 64
@@ -113,40 +108,34 @@ class Cluster:
         """What there is, for a message."""
         nodes = _nodes()
         cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
-        free = ray.available_resources()
-        plural = "node" if len(nodes) == 1 else "nodes"
+        free = self.free()
         return (
-            f"the cluster has {len(nodes)} {plural}, {cpus:g} CPUs ({free.get('CPU', 0):g} free),"
-            f" {gpus:g} GPUs ({free.get('GPU', 0):g} free)"
+            f"the cluster has {len(nodes)} {_s(len(nodes), 'node')}, {cpus:g} CPUs ({free['CPU']:g} free),"
+            f" {gpus:g} GPUs ({free['GPU']:g} free)"
         )
 
-    def close(self) -> None:
+    def free(self) -> dict[str, float]:
+        """CPUs and GPUs that nobody holds now."""
+        free = ray.available_resources()
+        return {name: float(free.get(name, 0.0)) for name in ("CPU", "GPU")}
+
+    def lacks(self, what: str, count: int, cpus: float, gpus: float) -> str:
+        """That so many workers or trials wait for room, in words."""
+        each = [f"{amount:g} {unit}" for amount, unit in ((cpus, _s(cpus, "CPU")), (gpus, _s(gpus, "GPU"))) if amount]
+        return f"waiting for {count} {_s(count, what)} of {' and '.join(each) or 'no CPU'}: {self.has()}"
+
+    def end(self) -> None:
         """End a cluster that we started, every process of it; leave one that we joined; let any other alone."""
         if self.joined:
-            with _handlers():
+            with handlers(), terminal.spared():
                 ray.shutdown()
             internals.silence_worker_logs(False)
         if self.guard is not None:
             self.guard.dismiss()
 
 
-def connect(address: str | None, workers: int | None, cpus: float) -> Cluster:
-    """The Ray that this process already uses, or the one at `address` or $RAY_ADDRESS, or a new one on this machine.
-
-    Raises:
-        BadInput: nothing answers at the address.
-        ClusterFailed: no local cluster came up.
-    """
-    if ray.is_initialized():
-        return Cluster()
-    address = address or os.environ.get("RAY_ADDRESS")
-    posted = None
-    if address:
-        _attach(address)
-    else:
-        posted = _start(workers, cpus)
-    internals.silence_worker_logs(True)
-    return Cluster(joined=True, guard=posted)
+def _s(count: float, what: str) -> str:
+    return what if count == 1 else f"{what}s"
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -163,32 +152,8 @@ def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
     return fitting
 
 
-# -- an existing cluster -----------------------------------------------------------------------------------------------
-
-
-def _attach(address: str) -> None:
-    cure = (
-        "start one with `ray start --head`, or leave --address out; a cluster with tokens needs RAY_AUTH_MODE=token"
-        " and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-    )
-    if "://" in address:
-        raise BadInput(f"address {address!r}: give the head's own host:port (6379 unless set), no scheme")
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), REACH).close()
-        except OSError as error:
-            raise BadInput(f"no Ray cluster at {address} ({error}); {cure}") from error
-    try:
-        with _handlers(), internals.discreet(), internals.impatient(SECONDS):
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise BadInput(f"no Ray cluster could be joined at {address} ({reason}); {cure}") from error
-
-
 @contextlib.contextmanager
-def _handlers() -> Iterator[None]:
+def handlers() -> Iterator[None]:
     """Afterwards SIGTERM is handled as before: Ray sets a handler that ends the process, and at its end none."""
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -201,7 +166,17 @@ def _handlers() -> Iterator[None]:
 # -- a cluster of our own ----------------------------------------------------------------------------------------------
 
 
-def _start(workers: int | None, cpus: float) -> _Guard:
+def room(workers: int | None, cpus: float) -> int | None:
+    """The CPUs that a cluster of our own is started with for so many workers; None: those of this machine."""
+    return None if workers is None else max(math.ceil(workers * cpus), os.cpu_count() or 1)
+
+
+def start(cpus: int | None) -> Cluster:
+    """Start a cluster on this machine, for `room`.
+
+    Raises:
+        ClusterFailed: it did not come up.
+    """
     posted = _Guard.post()
     options: dict[str, Any] = {
         "address": "local",
@@ -209,16 +184,16 @@ def _start(workers: int | None, cpus: float) -> _Guard:
         "log_to_driver": False,
         "logging_level": logging.CRITICAL,
         "_temp_dir": str(posted.home / "r"),  # Ray opens it to all; what is above it is ours alone
-        "_system_config": internals.SYSTEM_CONFIG,
+        "_system_config": dict(internals.SYSTEM_CONFIG),  # Ray writes into it where this cluster spills
         **_memory(),
     }
-    if workers is not None:
-        options["num_cpus"] = max(math.ceil(workers * cpus), os.cpu_count() or 1)
+    if cpus is not None:
+        options["num_cpus"] = cpus
     marked = {guard.MARK: posted.mark, **guard.KEEP, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     try:
         for attempt in range(1, START + 1):
             try:
-                with environment(marked), _handlers(), internals.discreet(), internals.lean(), internals.loopback():
+                with environment(marked), handlers(), terminal.spared(), _ours():
                     ray.init(**options)
                 break
             except Exception as error:  # Ray raises a bare one when its 30 s have passed
@@ -233,7 +208,15 @@ def _start(workers: int | None, cpus: float) -> _Guard:
         posted.dismiss()
         raise
     _protect_token()
-    return posted
+    internals.silence_worker_logs(True)
+    return Cluster(joined=True, guard=posted)
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[None]:
+    """Within: a cluster that is started is as we want it."""
+    with internals.discreet(), internals.lean(), internals.loopback():
+        yield
 
 
 def _home() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bilevel.errors import BadInput
@@ -28,7 +29,8 @@ class Ray:
     Args:
         workers: actors wanted; None: as many as the cluster has room for. Those that find no room yet join later.
         address: of an existing cluster ("host:6379", "auto"); None: $RAY_ADDRESS, else a cluster of its own is
-            started on this machine and ended with the pool. A Ray that this process has initialized is used as it is.
+            started on this machine, which the next run in this process finds there (`bilevel.shutdown()`, or the end of
+            the process, ends it). A Ray that this process has initialized is used as it is.
         gpus_per_worker: GPUs that each actor gets, fractions too; its shared tensors then lie on that GPU.
         device: where shared tensors are put if Ray gives no GPU; the CPU if not given.
         patience: seconds without any ready worker before the pool gives up with ClusterFailed.
@@ -95,3 +97,10 @@ class Tune:
 
 
 On = Inline | Ray | Tune
+
+Say = Callable[[str], None]
+"""Takes what the user should know, in a line."""
+
+
+def unheard(text: str) -> None:
+    """For who has nobody to tell."""

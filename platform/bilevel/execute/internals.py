@@ -6,7 +6,10 @@ one is gone, its function does nothing more than the supported way would, or say
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,10 @@ from typing import Any
 import ray
 import ray._private.node
 import ray._private.ray_constants
+import ray._private.state
 import ray._private.utils
 import ray._private.worker
+import ray._raylet
 
 USED: dict[str, tuple[Any, str]] = {
     "the note that a worker died": (ray._private.worker, "_worker_logs_enabled"),
@@ -28,6 +33,13 @@ USED: dict[str, tuple[Any, str]] = {
     "the start of the autoscaler": (ray._private.node.Node, "start_monitor"),
     "the folder of a session": (ray._private.node.Node, "get_session_dir_path"),
     "the node that this process is connected to": (ray._private.worker, "_global_node"),
+    "the processes of a node that have died": (ray._private.node.Node, "dead_processes"),
+    "the state of a connection": (ray._private.worker.Worker, "set_is_connected"),
+    "the place of tokens": (ray._raylet, "AuthenticationTokenLoader"),
+    "the settings of Ray's libraries": (ray._raylet.Config, "initialize"),
+    "what is known of an actor": (ray._private.state, "actors"),
+    "what asks a cluster for its state": (ray._private.state, "state"),
+    "the mode of a connection": (ray._private.worker.Worker, "set_mode"),
 }
 """What each is for -> where it is, and its name."""
 
@@ -97,6 +109,62 @@ def session_folder() -> Path | None:
     """
     node = ray._private.worker._global_node
     return None if node is None else Path(node.get_session_dir_path())
+
+
+def has_token() -> bool:
+    """Whether a token is where Ray keeps it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or the home folder.
+
+    Supported: `ray get-auth-token`, a command.
+    """
+    return bool(ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+
+
+def use_token(on: bool) -> None:
+    """From now on, this process shows its token to the clusters that it joins, or not.
+
+    Supported: RAY_AUTH_MODE, which is read when Ray is imported.
+    """
+    if on:
+        os.environ["RAY_AUTH_MODE"] = "token"
+    else:
+        os.environ.pop("RAY_AUTH_MODE", None)
+    ray._raylet.Config.initialize("")
+
+
+def placed(handle: Any) -> bool:
+    """Whether an actor has found a node, and a process there.
+
+    Supported: the state API, which needs a dashboard.
+    """
+    known = ray._private.state.actors(handle._actor_id.hex())  # nothing of one that is not on record yet
+    return bool(known.get("Address", {}).get("Port"))
+
+
+def lost() -> bool:
+    """Whether a process has died of the cluster that this process has started, and is connected to.
+
+    Supported: none; a minute after the death of its head, Ray ends this process.
+    """
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.dead_processes())
+
+
+def forget() -> None:
+    """In a child that was forked: this process is connected to no cluster, and ends none when it ends.
+
+    Supported: none; Ray has a child that exits kill the processes of its parent's cluster.
+    """
+    worker = ray._private.worker.global_worker
+    node, ray._private.worker._global_node = ray._private.worker._global_node, None
+    worker.set_is_connected(False)
+    worker.set_mode(None)
+    atexit.unregister(ray.shutdown)
+    # What these end with is for threads that only the parent has: they are never to end here.
+    for left in (node, *vars(worker).values(), *vars(ray._private.state.state).values()):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
+    with contextlib.suppress(AttributeError):  # elsewhere than with glibc
+        library = ctypes.CDLL(None)
+        library.on_exit(library._exit, None)  # after Python's own end, and before that of Ray's libraries
 
 
 @contextlib.contextmanager

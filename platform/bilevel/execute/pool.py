@@ -9,7 +9,7 @@ from typing import Any
 from bilevel import trees
 from bilevel.errors import described
 from bilevel.execute.actors import Actors, Member, line
-from bilevel.execute.declarations import Ray
+from bilevel.execute.declarations import Ray, Say, unheard
 from bilevel.execute.luggage import pack
 from bilevel.execute.pickling import dumps
 from bilevel.execute.units import Call, Ticket, Unit, Work
@@ -36,9 +36,9 @@ class Pool:
     first result counts, and all results are equal. At most two units are at a worker, so that a death costs little.
     """
 
-    def __init__(self, wanted: Ray, threads: int, code: tuple[str, ...]) -> None:
+    def __init__(self, wanted: Ray, threads: int, code: tuple[str, ...], say: Say = unheard) -> None:
         self._luggage = pack(code)
-        self._actors = Actors(wanted, threads, self._luggage)
+        self._actors = Actors(wanted, threads, self._luggage, say=say)
         self._tickets: dict[int, Ticket] = {}
         self._queue: deque[Unit] = deque()
         self._works: list[Work] = []  # the last used last
@@ -99,7 +99,7 @@ class Pool:
                 return news
 
     def close(self) -> None:
-        """End the actors, and the cluster if it is ours; nothing stays running. May be called again."""
+        """End the actors, and leave the cluster to the next ones. May be called again."""
         self._queue.clear()
         self._tickets.clear()
         self._works.clear()

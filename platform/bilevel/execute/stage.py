@@ -13,7 +13,7 @@ from typing import Any
 from bilevel import trees
 from bilevel.errors import BadInput
 from bilevel.execute.actors import Actors, Member, line
-from bilevel.execute.declarations import Ray
+from bilevel.execute.declarations import Ray, Say, unheard
 from bilevel.execute.luggage import Luggage, pack
 from bilevel.execute.pickling import dumps
 from bilevel.execute.trial_runner import Script
@@ -56,11 +56,19 @@ class RayStage:
     """
 
     def __init__(
-        self, wanted: Ray, script: Script, code: tuple[str, ...], *, threads: int, cpus: float, fresh: bool
+        self,
+        wanted: Ray,
+        script: Script,
+        code: tuple[str, ...],
+        *,
+        threads: int,
+        cpus: float,
+        fresh: bool,
+        say: Say = unheard,
     ) -> None:
         self._fresh, self._silence = fresh, wanted.silence
         luggage = pack(code)
-        self._actors = Actors(wanted, threads, luggage, cpus)
+        self._actors = Actors(wanted, threads, luggage, cpus, say)
         try:
             self._script = shipped(script, luggage)
         except BaseException:
@@ -128,7 +136,7 @@ class RayStage:
                 return news
 
     def close(self) -> None:
-        """End the actors, and the cluster if it is ours; nothing stays running. May be called again."""
+        """End the actors, and leave the cluster to the next ones. May be called again."""
         self._queue.clear()
         self._seats.clear()
         self._busy.clear()

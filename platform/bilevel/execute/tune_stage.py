@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from bilevel import trees
 from bilevel.errors import ClusterFailed
-from bilevel.execute import cluster
-from bilevel.execute.declarations import Tune
+from bilevel.execute import kept
+from bilevel.execute.actors import NOTICE
+from bilevel.execute.declarations import Say, Tune, unheard
 from bilevel.execute.luggage import pack
 from bilevel.execute.settings import Settings
 from bilevel.execute.stage import SILENCE, STEP, shipped
@@ -43,13 +44,22 @@ class TuneStage:
     """
 
     def __init__(
-        self, wanted: Tune, script: Script, code: tuple[str, ...], *, threads: int, cpus: float, fresh: bool
+        self,
+        wanted: Tune,
+        script: Script,
+        code: tuple[str, ...],
+        *,
+        threads: int,
+        cpus: float,
+        fresh: bool,
+        say: Say = unheard,
     ) -> None:
         gpus = wanted.gpus_per_worker
         self._patience, self._silence = wanted.patience, wanted.silence
+        self._say, self._told, self._each = say, False, (cpus, gpus)
         self._asked = f"a trial takes {cpus:g} CPUs and {gpus:g} GPUs"
         self._mailbox = Mailbox(wanted.workers)
-        self._cluster = cluster.connect(wanted.address, wanted.workers, min(cpus, 1))
+        self._cluster = kept.connect(wanted.address, wanted.workers, min(cpus, 1))
         try:
             self._cluster.check(cpus, gpus)
             self._room = wanted.workers or max(1, self._cluster.workers(cpus, gpus))
@@ -63,7 +73,7 @@ class TuneStage:
             )
             self._thread.start()
         except BaseException:
-            self._cluster.close()
+            kept.release(self._cluster)
             raise
 
     # -- the port ------------------------------------------------------------------------------------------------------
@@ -112,13 +122,13 @@ class TuneStage:
                 return []
 
     def close(self) -> None:
-        """End Tune's trials, and the cluster if it is ours; nothing stays running. May be called again."""
+        """End Tune's trials, and leave the cluster to the next ones. May be called again."""
         for seat in self._mailbox.close():
             _kill(seat)
         self._thread.join(LEAVE)
         if self._thread.is_alive():
             log.warning("Ray Tune has not ended within %g s; what it holds is freed when this process ends", LEAVE)
-        self._cluster.close()
+        kept.release(self._cluster)
 
     def _work(self, trial: type[tune.Trainable], resources: dict[str, float], reuse: bool) -> None:
         """What the other thread does."""
@@ -132,6 +142,8 @@ class TuneStage:
         if not self._thread.is_alive():
             why = str(self._error).strip().rpartition("\n")[2]  # Tune puts tracebacks into its messages
             raise ClusterFailed(f"Ray Tune gave up: {why or type(self._error).__name__}")
+        if not self._told and self._mailbox.waiting() and now - self._placed > NOTICE:
+            self._tell()
         if not self._mailbox.waiting():
             self._placed = now
         elif self._cluster.dead():
@@ -148,6 +160,14 @@ class TuneStage:
                 seat.frozen = self._frozen(seat, hello.pid, now)
                 if seat.frozen:
                     os.kill(hello.pid, signal.SIGKILL)  # then Ray hears of it at once
+
+    def _tell(self) -> None:
+        """Say once that others hold what trials ask for."""
+        groups = ray.util.placement_group_table().values()
+        waiting = min(self._room, sum(group["state"] == "PENDING" for group in groups))  # Tune's have no name
+        if waiting and self._cluster.guard is None:
+            self._told = True
+            self._say(self._cluster.lacks("trial", waiting, *self._each))
 
     def _frozen(self, seat: Seat, pid: int, now: float) -> str:
         """Why an attempt's process will not answer; empty if it may."""
