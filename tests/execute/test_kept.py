@@ -9,15 +9,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
 import bilevel
-from bilevel import Random, Ray, Space, Study, Uniform, run
+from bilevel import Random, Ray, Result, Space, Study, Tune, Uniform, run
 from bilevel.errors import BadInput
 from bilevel.execute import guard, kept
 from bilevel.execute.cluster import Cluster
+from bilevel.record import journal
+from bilevel.record.folder import RunFolder
+from bilevel.study.events import Begun
 
 FAILING = """
 from bilevel.execute import kept
@@ -144,7 +148,9 @@ def test_a_child_that_was_forked_neither_uses_the_cluster_nor_ends_it() -> None:
 
 @pytest.mark.slow
 def test_a_second_run_knows_nothing_of_the_modules_of_the_first(tmp_path: Path) -> None:
-    found, space = [], Space(dict, x=Uniform(0, 1))
+    found: list[float] = []
+    places: list[set[str]] = []
+    space = Space(dict, x=Uniform(0, 1))
     for value in (1.0, 2.0):
         (tmp_path / "bilevel_test_helper.py").write_text(f"VALUE = {value}\n")
 
@@ -155,5 +161,48 @@ def test_a_second_run_knows_nothing_of_the_modules_of_the_first(tmp_path: Path) 
             return float(bilevel_test_helper.VALUE)
 
         study = Study(name="helped", objective=objective, space=space, minimize="loss", search=Random(), trials=2)
-        found.append(run(study, on=Ray(workers=1), store=tmp_path / "runs", track="none").metrics["loss"])
+        result = run(study, on=Ray(workers=1), store=tmp_path / "runs", track="none")
+        found.append(result.metrics["loss"])
+        places.append(places_of(result))
     assert found == [1.0, 2.0]
+    assert places[0] == places[1]  # though the worker is the same
+
+
+@pytest.mark.slow
+def test_workers_wait_for_a_run_that_wants_the_same_of_them_and_make_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def objective(config: dict[str, float], run: bilevel.Run) -> float:
+        return float(run.cache("count", lambda: config["x"]) == config["x"])
+
+    space = Space(dict, x=Uniform(0, 1))
+
+    def runs(on: Ray | Tune, **more: Any) -> Result:
+        study = Study(name="warm", objective=objective, space=space, minimize="v", search=Random(), trials=1, **more)
+        return run(study, on=on, store=tmp_path, track="none")
+
+    first, second = runs(Ray(workers=1)), runs(Ray(workers=1), seed=3)
+    assert places_of(first) == places_of(second)
+    assert second.metrics == {"v": 1.0}  # what the first had cached is gone
+    began = [began_at(result) for result in (first, second)]
+    assert began[1] < 2.0 < began[0] or began[1] < began[0] / 4, began
+    assert places_of(runs(Ray(workers=1), isolation="process")) != places_of(second)
+    assert runs(Tune(workers=os.cpu_count())).status == "completed"  # which needs all CPUs
+    (waiting,) = kept._kept.waiting if kept._kept and runs(Ray(workers=1)) else [None]
+    ray.kill(waiting)
+    assert runs(Ray(workers=1)).status == "completed"
+    monkeypatch.setattr(kept, "WAIT", 0.0)
+    until = time.monotonic() + 60
+    while kept._kept is not None and kept._kept.waiting:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def places_of(result: Result) -> set[str]:
+    return {event.worker for event in RunFolder(result.folder).events() if isinstance(event, Begun)}
+
+
+def began_at(result: Result) -> float:
+    """Seconds from the beginning of the record to that of the first trial."""
+    times = [(at, event) for at, event in journal.events(RunFolder(result.folder).journal)]
+    return next(at for at, event in times if isinstance(event, Begun)) - times[0][0]

@@ -9,12 +9,14 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import ClusterFailed
 from bilevel.execute import internals, kept
+from bilevel.execute import luggage as luggages
 from bilevel.execute.declarations import Ray, Say, unheard
 from bilevel.execute.luggage import Luggage
 from bilevel.execute.settings import Settings, platform
@@ -68,7 +70,8 @@ class Member:
 class Actors:
     """The actors of a pool: asked for without waiting, replaced when lost, more of them when the cluster grows.
 
-    They are never restarted by Ray, which would forget what they were told.
+    They are never restarted by Ray, which would forget what they were told. On a cluster that is kept they may be those
+    of an earlier run, unless each trial is to have a `fresh` one.
 
     Raises:
         BadInput: the cluster cannot be reached, or no node can ever hold such a worker.
@@ -76,7 +79,14 @@ class Actors:
     """
 
     def __init__(
-        self, wanted: Ray, threads: int, luggage: Luggage, cpus: float | None = None, say: Say = unheard
+        self,
+        wanted: Ray,
+        threads: int,
+        luggage: Luggage,
+        cpus: float | None = None,
+        say: Say = unheard,
+        *,
+        fresh: bool = False,
     ) -> None:
         self._wanted, self._say = wanted, say
         # A cluster of our own has room for each worker's threads; it does not pretend to have what a trial wants.
@@ -92,8 +102,14 @@ class Actors:
         except BaseException:
             kept.release(self._cluster)
             raise
-        self._arguments = (Settings.here(threads), "cuda" if gpus else wanted.device or "cpu", ray.put(luggage))
-        self.members: list[Member] = []
+        device = "cuda" if gpus else wanted.device or "cpu"
+        settings = Settings.here(threads)
+        alike = (luggages.identity(luggage), settings, device, cpus)
+        self._kind = None if fresh or gpus else alike
+        self._arguments = (settings, device, ray.put(luggage))
+        now = time.monotonic()
+        waiting = kept.take(self._cluster, self._kind)
+        self.members = [Member(one, one.again.remote(), now, STARTING) for one in waiting]
         self.target = wanted.workers or 0
         self._counted = -GROWTH
         self._lived = self._may_hire = self._looked = time.monotonic()
@@ -163,12 +179,19 @@ class Actors:
         if frozen and member.hello is not None and member.hello.host == socket.gethostname():
             _kill(member.hello.pid)
 
-    def close(self) -> None:
-        """End the actors, and leave the cluster to the next ones. May be called again."""
+    def close(self, idle: Collection[Member] = ()) -> None:
+        """End the actors but for the `idle` ones, which wait for the next run where that may use them.
+
+        May be called again.
+        """
         if self._closed:
             return
         self._closed = True
+        idle = [member for member in idle if member in self.members and member.hello is not None]
         try:
+            usable = bool(idle) and self._kind is not None and ray.is_initialized()
+            if usable and kept.idle(self._cluster, self._kind, [member.handle for member in idle]):
+                self.members = [member for member in self.members if member not in idle]
             while self.members and ray.is_initialized():
                 self.dismiss(self.members[-1])
         finally:

@@ -2,8 +2,9 @@
 
 A process keeps one, which `bilevel.shutdown()` ends, the end of the process, and a run that it cannot serve: one that
 needs more CPUs, names an address, or is begun with another environment, folder or import path than the last one left,
-which the cluster's processes would not see. Workers are new ones for each run. Who calls `ray.shutdown()` has ended it,
-too; the next run notices.
+which the cluster's processes would not see. Idle workers stay with it for a minute, for a run that brings the same
+modules and wants the same of a worker: they are warm. Who calls `ray.shutdown()` has ended it, too; the next run
+notices.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import os
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from bilevel.execute.cluster import Cluster
 
 import ray  # isort: skip # after the variables that `cluster` sets for it
 
+WAIT = 60.0
+"""Seconds that idle workers wait for another run: they hold memory, and CPUs that a user's own tasks may want."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at the processes of a cluster that nobody uses."""
 
@@ -37,6 +41,11 @@ class _Kept:
     """Of its head, by which it is known."""
     cpus: int
     users: list[Cluster] = field(default_factory=list)
+    waiting: list[Any] = field(default_factory=list)
+    """Handles of idle workers."""
+    since: float = 0.0
+    kind: object = None
+    """What they are workers for."""
     left: Any = None
     """The surroundings of the last run, when it was left."""
     told: threading.Event = field(default_factory=threading.Event)
@@ -111,6 +120,37 @@ def release(used: Cluster) -> None:
             settle()
 
 
+def idle(used: Cluster, kind: object, workers: list[Any]) -> bool:
+    """Let workers wait for the next run that wants this `kind`; False: they are to be dismissed.
+
+    Call it before `release`.
+    """
+    with _lock:
+        if _kept is None or used not in _kept.users or len(_kept.users) > 1:
+            return False
+        _kept.waiting, _kept.kind, _kept.since = list(workers), kind, time.monotonic()
+        return True
+
+
+def take(used: Cluster, kind: object = None) -> list[Any]:
+    """The workers of this kind that wait; those of another one make room."""
+    with _lock:
+        if _kept is None or used not in _kept.users:
+            return []
+        if kind is None or _kept.kind != kind:
+            _dismiss(_kept)
+        waiting, _kept.waiting = _kept.waiting, []
+        return waiting
+
+
+def _dismiss(kept: _Kept) -> None:
+    """End the workers that wait."""
+    waiting, kept.waiting = kept.waiting, []
+    for worker in waiting:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(worker)
+
+
 def settle() -> None:
     """A run has ended: what it or its libraries have changed in this process is no reason to start a cluster anew."""
     if _kept is not None:
@@ -159,8 +199,12 @@ def _watch(kept: _Kept) -> None:
         if kept.users:
             continue
         with _lock:
-            if _kept is kept and not kept.users and kept.connected() and internals.lost():
+            if _kept is not kept or kept.users or not kept.connected():
+                continue
+            if internals.lost():
                 _end()
+            elif kept.waiting and time.monotonic() - kept.since > WAIT:
+                _dismiss(kept)
 
 
 def _surroundings() -> Any:

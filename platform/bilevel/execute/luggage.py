@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import logging
 import os
 import pickle
 import sys
+import sysconfig
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +101,11 @@ def pack(code: Sequence[str]) -> Luggage:
     data = {name: values for name, values in data.items() if values}
     argv = tuple(sys.argv if imported.argv is None else imported.argv)
     return Luggage(tuple(map(str, code)), modules, tuple(loaded), tuple(lost), data, argv)
+
+
+def identity(luggage: Luggage) -> str:
+    """Of what is in it, whenever it was packed."""
+    return hashlib.sha256(pickle.dumps(dataclasses.replace(luggage, mark=""))).hexdigest()
 
 
 def _file(module: ModuleType) -> Path | None:
@@ -221,9 +228,24 @@ def unpack(luggage: Luggage, place: Path | None = None) -> None:
             importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001 the user's code; raised again where the module is needed
             log.warning("%s cannot be imported on this worker: %s", luggage.modules[name][0], described(error))
+    settle(luggage)
+
+
+def settle(luggage: Luggage) -> None:
+    """Make the data in the modules what it is in the driver."""
     for name, values in luggage.data.items():
         if name in sys.modules:
             _settle(sys.modules[name], values)
+
+
+def forget(before: Collection[str]) -> None:
+    """Unload modules of the user's own that trials have imported since: a later run finds them as they are then."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for name in sys.modules.keys() - set(before):
+        file = _file(sys.modules[name])
+        if file is not None and not file.is_relative_to(library):
+            del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 def _stubs(luggage: Luggage, place: Path | None) -> Path:

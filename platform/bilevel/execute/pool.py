@@ -103,7 +103,7 @@ class Pool:
         self._queue.clear()
         self._tickets.clear()
         self._works.clear()
-        self._actors.close()
+        self._actors.close([member for member in self._actors.ready() if not member.calls])
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 

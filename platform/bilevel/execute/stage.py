@@ -68,7 +68,7 @@ class RayStage:
     ) -> None:
         self._fresh, self._silence = fresh, wanted.silence
         luggage = pack(code)
-        self._actors = Actors(wanted, threads, luggage, cpus, say)
+        self._actors = Actors(wanted, threads, luggage, cpus, say, fresh=fresh)
         try:
             self._script = shipped(script, luggage)
         except BaseException:
@@ -138,9 +138,11 @@ class RayStage:
     def close(self) -> None:
         """End the actors, and leave the cluster to the next ones. May be called again."""
         self._queue.clear()
+        computing = {seat.member for seat in self._seats.values() if seat.ref is not None}
         self._seats.clear()
         self._busy.clear()
-        self._actors.close()
+        ready = [] if self._fresh else self._actors.ready()
+        self._actors.close([member for member in ready if member not in computing])
 
     # -- what is sent --------------------------------------------------------------------------------------------------
 

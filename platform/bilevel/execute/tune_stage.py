@@ -60,6 +60,7 @@ class TuneStage:
         self._asked = f"a trial takes {cpus:g} CPUs and {gpus:g} GPUs"
         self._mailbox = Mailbox(wanted.workers)
         self._cluster = kept.connect(wanted.address, wanted.workers, min(cpus, 1))
+        kept.take(self._cluster)  # Tune has no use for workers that wait, and needs their CPUs
         try:
             self._cluster.check(cpus, gpus)
             self._room = wanted.workers or max(1, self._cluster.workers(cpus, gpus))

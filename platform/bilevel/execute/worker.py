@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -129,6 +130,7 @@ class BilevelWorker:
 
         self._home = internals.session_folder()  # goes with the cluster, however that ends
         luggages.unpack(luggage, self._home)
+        self._luggage = luggage
         settings.apply()
         keep_memory()
         gc.freeze()  # what is imported by now stays: half a second less at each full collection
@@ -140,6 +142,7 @@ class BilevelWorker:
         self._trial: _Playing | None = None
         self._spoiled = False
         self._surroundings = dict(os.environ), Path.cwd()
+        self._modules = frozenset(sys.modules)
 
     def hello(self) -> Hello:
         """Who this is; the answer says that the worker is ready."""
@@ -147,6 +150,18 @@ class BilevelWorker:
 
         node = ray.get_runtime_context().get_node_id()
         return Hello(os.getpid(), socket.gethostname(), platform(), node)
+
+    def again(self) -> Hello:
+        """Be as a new worker for another run that brings the same modules; who this is."""
+        self.leave()
+        if self._spoiled:
+            raise RuntimeError("a trial that was stopped computes on")
+        self._kept.clear()
+        self._cache.clear()
+        luggages.forget(self._modules)
+        luggages.settle(self._luggage)
+        self._settings.apply()
+        return self.hello()
 
     def compute(
         self, unit: tuple[int, int, tuple[int, ...], Any], work: bytes | None = None, shared: trees.Packed | None = None
