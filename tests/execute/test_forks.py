@@ -17,6 +17,7 @@ import pytest
 from bilevel import Inline, Log, Report, Run, Space, Study, figures, run
 from bilevel.cli import cli
 from bilevel.drive.process import asked_to_leave, leaving
+from bilevel.drive.progress import Quiet
 from bilevel.episodes import Key
 from bilevel.execute.inline import InlineStage
 from bilevel.execute.trial_runner import Script
@@ -195,7 +196,7 @@ def test_a_run_whose_trial_never_reports_again_can_be_left(
     study = Study(name="stuck", objective=stuck, minimize="loss", trials=2, space=space)
 
     def work() -> None:
-        result = run(study, on=Inline(), store=tmp_path / "runs", track="none")
+        result = run(study, on=Inline(), store=tmp_path / "runs", track="none", watch=Quiet())  # else it would end, too
         said.write_text(result.status)
 
     process = FORK.Process(target=work)
