@@ -55,7 +55,8 @@ def search(found: Search) -> Group:
     if len(found.history.objectives) > 1:
         rows = summary.front(found, parameters, 2 * LEADERS)
         count = len(found.history.pareto())
-        title = f"the Pareto front, {count} trials" + (f", {len(rows)} of them here" if len(rows) < count else "")
+        trials = "trial" if count == 1 else "trials"
+        title = f"the Pareto front, {count} {trials}" + (f", {len(rows)} of them here" if len(rows) < count else "")
     else:
         rows, title = summary.leaders(found, parameters, LEADERS), "the best trials"
         title += f", {found.history.rule}" if found.history.rule else ""

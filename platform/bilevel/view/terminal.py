@@ -290,7 +290,8 @@ def _headline(document: Mapping[str, Any], metric: str, tried: str) -> Text:
         line += " (the leading objective)" if document.get("pareto") else ""
         line += _which(best, early=bool(document["trials"].get("stopped")))
     if document.get("pareto"):
-        line += f"; {len(document['pareto'])} trials on the Pareto front"
+        count = len(document["pareto"])
+        line += f"; {count} {'trial' if count == 1 else 'trials'} on the Pareto front"
     good = document["status"] == "completed"
     return plain(line, style="bold green" if good else "bold yellow")
 
