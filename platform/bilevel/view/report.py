@@ -107,7 +107,8 @@ def _headline(search: Search, parameters: Sequence[Parameter]) -> str:
     objectives = search.history.objectives or {search.metric: search.history.minimize}
     if len(objectives) > 1:
         count = len(search.history.pareto())
-        line = f"<b>{count}</b> {'trial' if count == 1 else 'trials'} on the Pareto front of {escape(', '.join(objectives))}"
+        trials = "trial" if count == 1 else "trials"
+        line = f"<b>{count}</b> {trials} on the Pareto front of {escape(', '.join(objectives))}"
         line += f"; the best {escape(search.metric)} has trial {best.trial.number}"
     else:
         way = "lowest" if search.history.minimize else "highest"
