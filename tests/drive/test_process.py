@@ -45,5 +45,6 @@ def test_a_script_that_is_interrupted_does_not_go_on_to_its_next_study(number: s
     if number == "SIGINT":
         last = done.stderr.rstrip().splitlines()[-1]
         assert (
-            last == f"KeyboardInterrupt: {folder.run_id} was interrupted; go on with bilevel.resume({folder.run_id!r})"
+            last
+            == f"KeyboardInterrupt: {folder.run_id} was interrupted; go on with bilevel.resume({str(folder.path)!r})"
         )

@@ -12,7 +12,7 @@ import pytest
 import bilevel
 from bilevel import PBT, Inline, Random, Report, Result, Run, Space, Study, Uniform, figures, steer
 from bilevel.cli.cli import main
-from bilevel.drive import driver, runs
+from bilevel.drive import driver, results, runs
 from bilevel.drive.requests import heed
 from bilevel.errors import BadInput
 from bilevel.record.folder import RunFolder
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_request_is_refused_and_harms_nothing(tmp_path: Path) 
     ("what", "why"),
     [
         ({"stop": [0]}, "trial 0 is completed; only one that runs can be stopped"),
-        ({"stop": [9]}, "trial 9 is not one of its trials"),
+        ({"stop": [9]}, "no trial 9 to be stopped; it has 0 to 1"),
         ({"stop": ["x"]}, "stop is ['x']; it takes numbers of trials"),
         ({"trials": -1}, "-1 more trials"),
         ({"trials": True}, "True more trials"),
@@ -209,8 +209,31 @@ def test_a_population_takes_no_points_and_nothing_is_no_request(tmp_path: Path) 
     (answer,) = heed(Request("r", {"points": [{"x": 0.5}]}), decisions.history, decisions, limited=False)
     assert isinstance(answer, Steered)
     assert "its members are a population" in answer.said
+    (answer,) = heed(Request("r", {"trials": 2}), decisions.history, decisions, limited=False)
+    assert isinstance(answer, Steered)
+    assert "it takes no more trials" in answer.said
     with pytest.raises(BadInput, match="nothing is asked for"):
         steer(run(study(asking(tmp_path, -1), trials=1), tmp_path).run_id, store=tmp_path)
+
+
+def test_a_trial_that_ended_before_it_could_be_stopped_keeps_nothing_else_from_being_done(tmp_path: Path) -> None:
+    of = study(asking(tmp_path, -1), trials=2)
+    result = run(of, tmp_path)
+    said = steer(result.run_id, store=tmp_path, stop=[0], trials=1, study=of)
+    assert said.startswith("trial 0 had ended before; 1 trial more")
+    assert len(bilevel.resume(result.run_id, store=tmp_path, study=of).trials) == 3
+
+
+def test_what_is_said_of_a_run_that_is_not_at_work_is_no_time_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(study(asking(tmp_path, -1), trials=1), tmp_path)
+    before = results.times(RunFolder(result.folder))[0]
+    later = time.time() + 5000
+    monkeypatch.setattr(time, "time", lambda: later)
+    steer(result.run_id, store=tmp_path, tags={0: {"note": "the next morning"}})
+    assert results.times(RunFolder(result.folder))[0] == before
+    assert results.search(RunFolder(result.folder)).seconds < 1000
 
 
 def test_words_need_no_study() -> None:

@@ -323,6 +323,30 @@ def test_what_is_dear_takes_a_small_share_of_the_time(monkeypatch: pytest.Monkey
     assert pace.due(3)
 
 
+def test_what_matters_is_of_all_trials_once_the_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    running = [True]
+    events = journals.halving(8)
+    half = next(i for i, event in enumerate(events) if isinstance(event, Ended)) + 1
+    monkeypatch.setattr("bilevel.view.following.importance", lambda search: asked.append(len(search.valued())))
+    monkeypatch.setattr(Following, "_stands", lambda _: "running" if running[0] else "completed")
+    folder = journals.folder(tmp_path)
+    journals.write(folder, events[:half])
+    following = Following(RunFolder(folder))
+    following.draw()
+    following.draw()
+    following._matters._cost = 1e6  # a forest that took for ever: while it runs, it is not to be had again
+    journals.write(folder, events[half:])
+    following._draws.share = 0.0
+    assert following.draw()
+    assert len(asked) == 1
+    running[0] = False
+    following._draws.done = following._what()  # nothing else is new
+    assert following.draw()
+    assert asked[-1] > asked[0]
+    assert not following.draw()
+
+
 def test_secrets_are_on_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They never reach the record, of which alone the page is made."""
     from bilevel.record.trial_files import TrialFiles

@@ -25,6 +25,8 @@ class Attempt:
     state: Tree | None = None
     state_step: int = 0
     kept_step: int = 0
+    from_step: int = -1
+    """The step whose state it was given; -1: none."""
     kept_at: float = field(default_factory=time.monotonic)
     best: float | None = None
     recorded: dict[int, Reported] = field(default_factory=dict)

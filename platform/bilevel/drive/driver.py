@@ -91,6 +91,7 @@ class Driver:
                         return self._time_out()
                     status = self._decide(slots)
                     if status is not None:
+                        self.watch.progress(self._progress())  # a notebook keeps what it was shown last
                         return status
                     self._turn()
                 return self._leave(asked.reason)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -33,7 +34,7 @@ class Leaving:
 
     reason: str | None = None
 
-    def pass_on(self, run: str) -> None:
+    def pass_on(self, run: Path) -> None:
         """Have the signal end the program, as it would have without us: a script is not to go on to its next study.
 
         Raises:
@@ -43,7 +44,7 @@ class Leaving:
             return
         number = signal.Signals[self.reason]
         if signal.getsignal(number) is signal.default_int_handler:
-            raise KeyboardInterrupt(f"{run} was interrupted; go on with bilevel.resume({run!r})")
+            raise KeyboardInterrupt(f"{run.name} was interrupted; go on with bilevel.resume({str(run)!r})")
         signal.raise_signal(number)
 
 

@@ -26,7 +26,7 @@ class Reports:
     def __init__(self, ledger: Ledger, watch: Watch, *, strict: bool, same_hardware: bool) -> None:
         self._ledger, self._watch = ledger, watch
         self._strict, self._same_hardware = strict, same_hardware
-        self._said = False
+        self._said = self._began = False
 
     def after(self, trial: Trial, step: int) -> dict[int, Reported]:
         """Reports that are recorded already, though they come after the state (of this step) that it goes on from."""
@@ -56,11 +56,22 @@ class Reports:
         elif recorded is None or not (_same(recorded.metrics, event.metrics) and recorded.units == event.units):
             if attempt.retry and recorded is not None:
                 self._ledger.record(event)
+            elif recorded is None and event.step <= attempt.from_step and not self._strict:
+                self._again(event, attempt.from_step)
             else:
                 self._differs(recorded, event)
         new = {name: word for name, word in report.words.items() if trial.tags.get(name, "") != word}
         if new:
             self._ledger.record(Tagged(attempt.trial, new))
+
+    def _again(self, event: Reported, step: int) -> None:
+        """An objective begins anew though it was given a state; what it reports up to there is known already."""
+        if not self._began:
+            self._began = True
+            self._watch.say(
+                f"trial {event.trial} began at step {event.step} again, though it was given the state of step {step}:"
+                " go on from run.state, or report none"
+            )
 
     def _differs(self, recorded: Reported | None, again: Reported) -> None:
         """A recomputed step is not as recorded, or was none before; what is recorded stays."""

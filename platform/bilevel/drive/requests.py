@@ -44,9 +44,12 @@ def _steered(
     if not isinstance(stop, list) or not all(type(number) is int for number in stop):
         raise BadInput(f"stop is {stop!r}; it takes numbers of trials")
     for number in stop:
-        if number not in history.running:
-            state = history.trials[number].state if number in history.trials else "not one of its trials"
-            raise BadInput(f"trial {number} is {state}; only one that runs can be stopped")
+        if number not in history.trials:
+            raise BadInput(f"no trial {number} to be stopped; it has 0 to {len(history.trials) - 1}")
+    over = [number for number in stop if number not in history.running]
+    stop = [number for number in stop if number in history.running]
+    if over and not (stop or trials or seconds or what["points"] or what["tags"]):
+        raise BadInput(f"trial {over[0]} is {history.trials[over[0]].state}; only one that runs can be stopped")
     if seconds and not limited:
         raise BadInput("it has no time limit that could be raised")
     points = [] if decisions is None else _points(what["points"], decisions, trials)
@@ -55,6 +58,7 @@ def _steered(
     said = [
         f"{len(points)} {'point' if len(points) == 1 else 'points'} to try next" if points else "",
         f"trial {', '.join(map(str, stop))} ends" if stop else "",
+        f"trial {', '.join(map(str, over))} had ended before" if over else "",
         f"{trials} {'trial' if trials == 1 else 'trials'} more" if trials else "",
         f"{seconds:g} s more" if seconds else "",
     ]
@@ -63,6 +67,8 @@ def _steered(
 
 def _check_more(decisions: Decisions) -> None:
     """Whether more trials would be tried."""
+    if decisions.populates:
+        raise BadInput("its members are a population, which is whole: it takes no more trials")
     if decisions.budget is None:
         raise BadInput(f"it has no number of trials that could be raised; {decisions.study.name} ends by itself")
     if decisions.over:

@@ -20,7 +20,7 @@ from bilevel.record.folder import RunFolder
 from bilevel.record.trial_files import BEST, TrialFiles
 from bilevel.study import history as histories
 from bilevel.study import reading
-from bilevel.study.events import Asked, Ended, Opened, Reported, Steered
+from bilevel.study.events import Asked, Ended, Opened, Reported, Steered, Tagged
 from bilevel.study.history import History, Leader, Trial
 from bilevel.study.study import Study
 
@@ -58,7 +58,8 @@ class Result:
             study = "" if folder.document().get("file") else ", study=..."
         except RecordDamaged:  # said where it is read
             study = ""
-        again = f"resume({self.run_id!r}{study})"
+        store = "" if self.folder.resolve().parent == Path("runs").resolve() else f", store={str(self.folder.parent)!r}"
+        again = f"resume({self.run_id!r}{store}{study})"
         return pictures.line(self.document, "objective" if began is None else began.metric, again)
 
     @property
@@ -311,6 +312,7 @@ def times(folder: RunFolder) -> tuple[float, float]:
             reported = None
             if isinstance(event, Ended) and gaps:
                 gaps.pop()  # the last step's, which includes the tests
-        last = now
+        if not isinstance(event, Steered | Tagged):  # these may come while no driver is at work
+            last = now
     mean = sum(gaps) / len(gaps) if gaps else 0.0
     return total + (0.0 if began is None else last - began), 1 / mean if mean > 0 else 0.0

@@ -119,7 +119,7 @@ def _returned(found: Result, watch: Watch, asked: Leaving) -> Result:
         KeyboardInterrupt: of a script, which Ctrl-C ends, too; a notebook shows that the run was interrupted.
     """
     if isinstance(watch, Quiet):
-        asked.pass_on(found.run_id)
+        asked.pass_on(found.folder)
     simpler = verdict(found.metrics)
     if simpler is not None:
         watch.say(simpler)

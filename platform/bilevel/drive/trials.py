@@ -66,6 +66,7 @@ class Trials:
             trial = self._adopt(trial)
         step, state = self._files.last(trial, self._history, self._watch.say)
         attempt = Attempt(trial.number, trial.attempts + 1, why, detail, state, step, kept_step=step)
+        attempt.from_step = -1 if state is None else step
         attempt.recorded = self._reports.after(trial, -1 if state is None else step)  # a first step may be 0
         attempt.retry = why == "failed" and not self._study.spreads
         self._live[trial.number] = attempt

@@ -15,7 +15,20 @@ from numpy.typing import NDArray
 
 from bilevel.figures import inferred
 from bilevel.space.dimensions import Parameter
-from bilevel.study.events import Asked, Begun, Ended, Event, Fault, Finished, Moved, Opened, Reported, Started
+from bilevel.study.events import (
+    Asked,
+    Begun,
+    Ended,
+    Event,
+    Fault,
+    Finished,
+    Moved,
+    Opened,
+    Reported,
+    Started,
+    Steered,
+    Tagged,
+)
 from bilevel.study.history import History, Trial, copy
 
 Array = NDArray[np.float64]
@@ -167,7 +180,8 @@ class Reader:
 
     def take(self, time: float, event: Event) -> None:
         """One more event, and its unix time [s]."""
-        if not isinstance(event, Finished):  # figures are drawn before it
+        # Figures are drawn before the end is on record, and words may come while no driver is at work.
+        if not isinstance(event, Finished | Steered | Tagged):
             self._session(time, isinstance(event, Opened) and self.opened is not None)
         self.history.take(event)
         match event:

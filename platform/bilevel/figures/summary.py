@@ -22,6 +22,14 @@ class Row:
     trial: Trial
     objectives: tuple[str, ...]
     values: tuple[str, ...]
+    counted: Trial
+    """The trial whose state and step these values are of: itself, or its first confirmation."""
+
+    @property
+    def state(self) -> str:
+        """That one's, in words."""
+        confirmed = f", by trial {self.counted.number}" if self.counted.confirms else ""
+        return self.counted.state + confirmed + (" (over a limit)" if self.counted.violation else "")
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ def row(search: Search, trial: Trial, parameters: Sequence[Parameter], leader: L
     several = len(search.history.objectives) > 1 and bool(trial.values)
     objectives = tuple(number(value) for value in trial.values) if several else (_objective(trial, leader),)
     values = tuple(shown(trial.point[p.name]) if p.name in trial.point else "" for p in parameters)
-    return Row(trial, objectives, values)
+    return Row(trial, objectives, values, trial if leader is None else leader.counted[0])
 
 
 def _objective(trial: Trial, leader: Leader | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,12 +73,19 @@ def incumbents(search: Search, ended: Sequence[Trial]) -> Array:
     groups = {number: index for index, number in enumerate(dict.fromkeys(trial.group for trial in ended))}
     seen: list[list[float]] = [[] for _ in groups]
     again: list[list[float]] = [[] for _ in groups]
+    trials = search.history.trials.values()  # of each configuration so many can count, and they count together
+    wanted = Counter((trial.group, trial.confirms) for trial in trials if trial.objective is not None)
+    wanted += Counter((trial.group, trial.confirms) for trial in trials if trial.state == "running")
     standing = np.full(len(groups), np.inf)  # minimized means; infinite: does not count
     out, confirmed = np.zeros(len(groups), dtype=bool), np.zeros(len(groups), dtype=bool)
-    result = np.full(len(ended), np.nan)
+    result, leader = np.full(len(ended), np.nan), np.inf
     for place, trial in enumerate(ended):
         group = groups[trial.group]
-        (again if trial.confirms else seen)[group].append(float(trial.objective or 0.0))
+        mine = (again if trial.confirms else seen)[group]
+        mine.append(float(trial.objective or 0.0))
+        if len(mine) < wanted[trial.group, trial.confirms]:
+            result[place] = search.sign * leader if np.isfinite(leader) else np.nan
+            continue  # the mean of some of its seeds is not what it will count by
         if trial.confirms and not confirmed[group]:  # from now on it counts by its confirmations alone
             confirmed[group], out[group] = True, False
         out[group] |= trial.violation > 0 or (whole and trial.state == "stopped") or trial.group in flawed

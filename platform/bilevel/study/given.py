@@ -46,7 +46,8 @@ class Run:
         """A folder for the files that this trial makes (plots, models, predictions); what lies in it is kept.
 
         With the run, as artifacts in MLflow, and for the next attempt at this trial. Files travel to the driver
-        together with reports and states, when they have changed: a name begun again is sent again.
+        together with reports and states, when they have changed: a name begun again is sent again. Empty folders,
+        and links to folders, are none.
         """
         if self.place is None:
             raise RuntimeError("run.folder is there only while a study runs this objective")

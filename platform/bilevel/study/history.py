@@ -271,7 +271,8 @@ class History:
         if not self.value or len(self.objectives) > 1:
             return ""
         order = ", stopped ones too" if self.equal else ", completed ones first"
-        return f"by their {self.value} {self.metric}{order if self.ended['stopped'] else ''}"
+        sure = ", confirmed ones first" if any(trial.confirms for trial in self.trials.values()) else ""
+        return f"by their {self.value} {self.metric}{sure}{order if self.ended['stopped'] else ''}"
 
     def flawed(self, *, confirmed: bool = True) -> dict[int, int]:
         """How many seeds failed, of configurations of which any did; of one that is confirmed its confirmations."""

@@ -41,9 +41,9 @@ class Pace:
         self._cost = 0.0
         self._at = -float("inf")
 
-    def due(self, what: Any) -> bool:
-        """Whether it is to be done for this (any value that changes when the outcome may)."""
-        return bool(what != self.done) and time.monotonic() - self._at >= self.share * self._cost
+    def due(self, what: Any, *, soon: bool = False) -> bool:
+        """Whether it is to be done for this (any value that changes when the outcome may); `soon`: at any cost."""
+        return bool(what != self.done) and (soon or time.monotonic() - self._at >= self.share * self._cost)
 
     def do(self, what: Any, make: Callable[[], Any]) -> Any:
         """Do it, whatever its pace."""
@@ -216,7 +216,9 @@ class Following:
         with self._lock:
             self._look()
             what, epoch = self._what(), self._known.epoch
-            if not pace.due(what):
+            ended = sum(self._known.reader.history.ended.values())
+            late = bool(self._known.drawn) and self._matters.due(ended, soon=self._stands() != "running")
+            if not pace.due(what) and not late:  # what matters may have been left for later, and nothing new come
                 return False
             search, running = self._known.reader.search(), self._stands() == "running"
             only = next(iter(search.history.trials)) if len(search.history.trials) == 1 else None
@@ -257,7 +259,7 @@ class Following:
             failed[name] = f"{type(error).__name__}: {error}"
 
         pace, what = self._matters, sum(search.history.ended.values())
-        if pace.due(what):
+        if pace.due(what, soon=not running):
             self._importance = pace.do(what, lambda: attempt("parameter_importance", lambda: importance(search), fail))
         made: list[Chart] = charts(search, self._importance, fail)
         now = attempt("running", lambda: beside.running_curves(search), fail) if running else None

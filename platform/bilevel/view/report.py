@@ -166,8 +166,7 @@ def _leaders(search: Search, parameters: Sequence[Parameter]) -> str:
     head = "".join(f"<th>{_breakable(name)}</th>" for name in names)
     lines = []
     for row in rows:
-        state = row.trial.state + (" (breaks a limit)" if row.trial.violation else "")
-        cells = [str(row.trial.number), *row.objectives, state, str(row.trial.step), *row.values]
+        cells = [str(row.trial.number), *row.objectives, row.state, str(row.counted.step), *row.values]
         marked = zip(names, cells, strict=True)
         lines.append("".join(_cell(name, cell) for name, cell in marked))
     body = "".join(f"<tr>{line}</tr>" for line in lines)

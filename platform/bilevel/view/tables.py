@@ -121,8 +121,7 @@ def _leaders(found: Search, rows: Sequence[summary.Row], parameters: Sequence[Pa
 
 
 def _cells(row: summary.Row, *, best: bool) -> list[str]:
-    state = row.trial.state + (" (over a limit)" if row.trial.violation else "")
-    return [str(row.trial.number), *row.objectives, state, _step(row.trial, best=best), *row.values]
+    return [str(row.trial.number), *row.objectives, row.state, _step(row.counted, best=best), *row.values]
 
 
 def _step(trial: Trial, *, best: bool) -> str:
@@ -189,7 +188,7 @@ def trial(found: Search, number_: int, output: str = "", places: Sequence[str] =
         line = plain(f"{found.metric} by step  ").append(f"{number(curve[0, 1])} ", style="dim")
         parts.append(line.append(spark(curve[:, 1]), style="cyan").append(f" {number(curve[-1, 1])}"))
     if one.tags:
-        parts += [plain(), plain("tags", style="italic"), _pairs(one.tags)]
+        parts += [plain(), plain("tags", style="italic"), _pairs({n: _cut(word) for n, word in one.tags.items()})]
     if places:
         parts += [plain(), plain("kept", style="italic"), *map(plain, places)]
     if output.strip():
@@ -209,6 +208,10 @@ def _attempts(found: Search, number_: int) -> Table:
         cells = (str(index + 1), attempt.worker or "this process", f"from step {attempt.step}", attempt.fate, stay)
         table.add_row(*(plain(cell) for cell in cells))
     return table
+
+
+def _cut(text: str, most: int = 400) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def _pairs(values: Mapping[str, str]) -> Table:
