@@ -10,19 +10,19 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bilevel.drive import runs
-from bilevel.drive.requests import heed
 from bilevel.errors import BadInput
 from bilevel.record import folder as folders
-from bilevel.record import journal, tracking
+from bilevel.record import journal
 from bilevel.record.folder import RunFolder
 from bilevel.record.journal import Journal
 from bilevel.record.mailbox import Mailbox, Request
 from bilevel.study import history as histories
 from bilevel.study.events import Steered
-from bilevel.study.study import Study
+
+if TYPE_CHECKING:
+    from bilevel.study.study import Study
 
 LOOK = 0.2
 """Seconds between two looks for an answer."""
@@ -94,6 +94,10 @@ def _ask(folder: RunFolder, what: Mapping[str, Any], wait: float) -> str:
 
 def _do(folder: RunFolder, what: Mapping[str, Any], study: Study | None) -> str:
     """Do it where no driver is at work."""
+    from bilevel.drive import runs  # late, as they bring torch: a driver at work is asked at once
+    from bilevel.drive.requests import heed
+    from bilevel.record import tracking
+
     history = histories.replay(folder.events())
     decisions = None
     if any(what[name] for name in ("points", "stop", "trials", "seconds")):

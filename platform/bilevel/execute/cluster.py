@@ -30,6 +30,8 @@ import ray
 
 from bilevel.execute import internals  # isort: skip # it imports Ray
 
+logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # in a notebook it asks for packages that nobody needs
+
 
 @dataclass(frozen=True)
 class _Guard:
