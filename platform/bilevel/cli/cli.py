@@ -200,7 +200,9 @@ def _run_words(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--trials", type=int, metavar="N", help="how many trials (of a search: configurations)")
     run.add_argument("--seed", type=int, metavar="N", help="the study's seed")
-    run.add_argument("--time", type=float, metavar="SECONDS", help="stop after so long")
+    run.add_argument(
+        "--time", type=float, metavar="SECONDS", help="stop this call after so long; Study.seconds holds over all"
+    )
     _where_words(run)
     run.add_argument(
         "--on",
