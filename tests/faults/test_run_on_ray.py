@@ -142,6 +142,10 @@ def test_the_death_of_the_local_cluster_changes_no_bit(tmp_path: Path, drivers: 
     reach(tmp_path / "store", 20)
     os.kill(programs.node(driver.mark), signal.SIGKILL)
     status, document, err = driver.end()
+    if status:  # on a busy machine Ray may be first, and ends the driver with its node: that is a killed driver's case
+        assert "Traceback" not in err
+        driver = start(drivers, "resume", "last", "--json", "--store", tmp_path / "store")
+        status, document, err = driver.end()
     assert status == 0, err
     assert document["fingerprint"] == fingerprint
     programs.gone(driver.mark)
